@@ -131,6 +131,9 @@ pub enum Command {
         /// What the software CPU may hold: a size or `none`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         engine_memory: Option<String>,
+        /// What the VM may cost the host in all: a size or `none`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host_limit: Option<String>,
         /// What it may use per second.
         #[serde(default, skip_serializing_if = "Rates::is_silent")]
         rates: Rates,
@@ -388,6 +391,7 @@ mod tests {
                 resident: Some("10%".to_owned()),
                 page_memory: None,
                 engine_memory: None,
+                host_limit: None,
                 rates: Rates::default(),
             },
             r#""command":"limit","resident":"10%","page_memory":null"#,
@@ -487,6 +491,7 @@ mod tests {
             resident: None,
             page_memory: None,
             engine_memory: None,
+            host_limit: None,
             rates: Rates::default(),
         };
         assert_eq!(read(limit), Some(nothing));

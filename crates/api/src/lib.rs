@@ -24,8 +24,8 @@ pub use entry::{BadName, Entry, EntryKind};
 pub use metrics::{Metric, MetricKind, MetricUnit, Metrics, Sample};
 pub use observe::{
     BalloonBook, CLAIMS_PORT, CLAIMS_PORT_NAME, ClaimBook, ClockBook, EngineMemoryBook, Estimate,
-    GuestClaim, HostBooks, MemoryBook, MemoryView, PagingBook, SelectorsView, SlotView, TableView,
-    VcpuBook, VcpuView,
+    GuestClaim, HostBooks, HostCostBook, MemoryBook, MemoryView, PagingBook, SelectorsView,
+    SlotView, TableView, VcpuBook, VcpuView,
 };
 pub use origin::{BootChoice, VmOrigin};
 pub use spec::{

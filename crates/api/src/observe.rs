@@ -123,6 +123,9 @@ pub struct HostBooks {
     pub clock: ClockBook,
     /// What it was given, holds, and has away.
     pub memory: MemoryBook,
+    /// What the VM costs the host by part, against its limit; absent where there is no limit of the whole.
+    #[serde(default)]
+    pub host_cost: Option<HostCostBook>,
     /// What the engine holds beside the guest's pages; absent where that is the host's kernel's.
     #[serde(default)]
     pub engine_memory: Option<EngineMemoryBook>,
@@ -173,6 +176,32 @@ pub struct MemoryBook {
     /// What paging costs and does; absent where the host allows none.
     #[serde(default)]
     pub paging: Option<PagingBook>,
+}
+
+/// What a VM costs its host in memory, by part, where that has a limit. As the VM's process last looked, some tenths of a second
+/// ago. What is mapped of its program is counted as a whole, though VMs share it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
+pub struct HostCostBook {
+    /// What all of it may be.
+    pub limit_bytes: u64,
+    /// The sum of the parts.
+    pub total_bytes: u64,
+    /// Guest memory that the host holds.
+    pub guest_bytes: u64,
+    /// Compressed pages of the guest.
+    pub store_bytes: u64,
+    /// Code that the engine made, and its tables.
+    pub engine_bytes: u64,
+    /// What else is the process's own: devices, tables of the pager, stacks.
+    pub own_bytes: u64,
+    /// Its program and libraries.
+    pub program_bytes: u64,
+    /// The least that all of it costs as things are: a limit below it is not kept.
+    pub least_bytes: u64,
+    /// The most that it cost since the limit was set.
+    pub highest_bytes: u64,
+    /// For how long it cost more than the limit since then, in milliseconds.
+    pub over_ms: u64,
 }
 
 /// What the engine holds of the host's memory beside the guest's pages: code made of the guest's, tables.

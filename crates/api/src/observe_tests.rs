@@ -182,6 +182,10 @@ fn books(time: f64, more: f64, numbers: (u64, u64)) -> HostBooks {
             }),
             ..MemoryBook::default()
         },
+        host_cost: Some(crate::HostCostBook {
+            limit_bytes: numbers.0,
+            ..crate::HostCostBook::default()
+        }),
         engine_memory: Some(crate::EngineMemoryBook {
             held_bytes: numbers.0,
             limit_bytes: Some(numbers.1),
@@ -212,11 +216,18 @@ fn books_of_a_program_that_did_not_sample_or_page_are_read() {
         claims: ClaimBook::default(),
         working_set: None,
         engine_memory: None,
+        host_cost: None,
         ..new.clone()
     };
     check_older(
         &new,
-        &["claims", "working_set", "dirty_rate", "engine_memory"],
+        &[
+            "claims",
+            "working_set",
+            "dirty_rate",
+            "engine_memory",
+            "host_cost",
+        ],
         &old,
     );
     let memory = MemoryBook {

@@ -29,6 +29,7 @@ mod exec;
 mod folders;
 mod foreign;
 mod guest;
+mod host_limit;
 mod image;
 mod insight;
 mod json;

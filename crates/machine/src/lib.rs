@@ -31,6 +31,7 @@ mod plan;
 mod report;
 mod run;
 mod server;
+mod shares;
 #[cfg(test)]
 mod tests;
 mod threads;

@@ -7,6 +7,7 @@ use devices::rate::RateLimiter;
 use devices::virtio::{DeviceMetrics, DeviceRates, VirtioKind};
 
 use crate::threads::engine_limit::EngineLimit;
+use crate::threads::host_limit::HostLimit;
 use crate::threads::quota::Quota;
 
 /// See the module. Cheap to clone.
@@ -20,6 +21,8 @@ pub(crate) struct Limits {
     pub(crate) consoles: Arc<RateLimiter>,
     /// Of what the engine holds.
     pub(crate) engine: Arc<EngineLimit>,
+    /// Of what the VM costs in all.
+    pub(crate) host: Arc<HostLimit>,
 }
 
 impl Limits {

@@ -27,10 +27,18 @@ pub(crate) type OnChange = dyn Fn() + Send + Sync;
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Paging(Arc<Lock<State>>);
+pub(crate) struct Paging(Arc<Inside>);
+
+struct Inside {
+    state: Lock<State>,
+    /// Held while limits are changed, from what is written down until the pager has them, so that the last written are the last it has.
+    orders: Lock<()>,
+}
 
 struct State {
     settings: Settings,
+    /// What a limit of the whole VM leaves for guest memory, and for the store.
+    shares: Option<(u64, u64)>,
     /// What faults of any life's memory are handled with; none if the host does not allow it.
     faults: Option<Arc<Faults>>,
     pager: Option<Arc<Pager>>,
@@ -57,14 +65,71 @@ pub(crate) fn open_file(plan: &PagingPlan) -> Result<Option<File>, StartError> {
     made.transpose()
 }
 
+impl State {
+    /// Whether limits can be changed here; with `is_limited`, whether there can be one.
+    fn can_change(&self, is_limited: bool) -> Result<(), String> {
+        if let Some(why_not) = &self.why_not {
+            return Err(why_not.clone());
+        }
+        let pager = self.pager.as_ref();
+        if is_limited && pager.is_some_and(|pager| pager.is_in_huge_pages()) {
+            return Err(
+                "it is in huge pages; a guest that was started without `--huge-pages` can have a limit"
+                    .to_owned(),
+            );
+        }
+        if is_limited && self.is_aside {
+            return Err(format!(
+                "{ON_KVM}; `mother switch` to the engine soft, or {KERNEL_FAULTS_HELP}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// What was asked for, within what a limit of the whole VM leaves.
+    fn shared(&self) -> Settings {
+        let mut settings = self.settings.clone();
+        if let Some((resident, store)) = self.shares {
+            settings.limit_bytes = settings.limit_bytes.into_iter().chain([resident]).min();
+            settings.store_memory_bytes = settings.store_memory_bytes.min(store);
+        }
+        settings
+    }
+}
+
 impl Paging {
+    /// A limit of the whole VM leaves so many bytes for guest memory, and for the store, from now on.
+    pub(crate) fn share(&self, shares: Option<(u64, u64)>) -> io::Result<()> {
+        let _orders = self.0.orders.lock();
+        let (pager, settings) = {
+            let mut state = self.state();
+            if state.shares == shares {
+                return Ok(());
+            }
+            state.shares = shares;
+            (state.pager.clone(), state.shared())
+        };
+        let Some(pager) = pager else {
+            return Ok(());
+        };
+        pager.set_store_memory(settings.store_memory_bytes)?;
+        pager.set_limit(settings.limit_bytes)
+    }
+
+    /// What was asked for guest memory, and whether there is a page file.
+    pub(crate) fn asked(&self) -> (Option<u64>, bool) {
+        let settings = &self.state().settings;
+        (settings.limit_bytes, settings.file.is_some())
+    }
+
     /// Opens what paging needs in this process in any life, beside the page file, if the plan has one. Without a limit a
     /// host that allows no paging is good enough: there is no pager then. `device` is `/dev/userfaultfd`, if it was opened
-    /// for this process.
+    /// for this process. `is_shared` is whether the whole VM has a limit.
     pub(crate) fn open(
         plan: &PagingPlan,
         file: Option<File>,
         device: Option<&File>,
+        is_shared: bool,
     ) -> Result<Paging, StartError> {
         let file = plan.file.as_ref().and_then(|(_, budget_bytes)| {
             let file = file?;
@@ -78,11 +143,14 @@ impl Paging {
         };
         let (faults, why_not) = match Faults::open(device).map_err(StartError::Faults) {
             Ok(faults) => (Some(Arc::new(faults)), None),
-            Err(error) if plan.limit_bytes.is_none() => (None, Some(with_causes(&error))),
+            Err(error) if plan.limit_bytes.is_none() && !is_shared => {
+                (None, Some(with_causes(&error)))
+            }
             Err(error) => return Err(error),
         };
         let state = State {
             settings,
+            shares: None,
             faults,
             pager: None,
             is_aside: false,
@@ -91,11 +159,14 @@ impl Paging {
             broken: None,
             when_broken: None,
         };
-        Ok(Paging(Arc::new(Lock::new(state))))
+        Ok(Paging(Arc::new(Inside {
+            state: Lock::new(state),
+            orders: Lock::default(),
+        })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock()
+        self.0.state.lock()
     }
 
     /// A life with this memory begins, on this engine. Opens nothing. Whether memory stands on `base` now: not where faults
@@ -108,9 +179,10 @@ impl Paging {
         base: Option<&Arc<dyn Base>>,
         on_change: Arc<OnChange>,
     ) -> Result<bool, StartError> {
+        let orders = self.0.orders.lock();
         let (settings, faults) = {
             let state = self.state();
-            (state.settings.clone(), state.faults.clone())
+            (state.shared(), state.faults.clone())
         };
         let Some(faults) = faults else {
             return Ok(false);
@@ -127,6 +199,7 @@ impl Paging {
         match Pager::start_with(faults, Arc::clone(memory), &settings, base, listener) {
             Ok(pager) => {
                 self.state().pager = Some(Arc::new(pager));
+                drop(orders);
                 self.serve(engine).map_err(StartError::Start)?;
                 Ok(stands_on_it)
             }
@@ -217,31 +290,20 @@ impl Paging {
         state.when_broken = Some(act);
     }
 
+    /// Whether guest memory can have a limit here, or why not.
+    pub(crate) fn can_be_limited(&self) -> Result<(), String> {
+        self.state().can_change(true)
+    }
+
     /// Other limits from now on, also in lives to come.
     pub(crate) fn set(
         &self,
         limit_bytes: Option<Option<u64>>,
         store_memory_bytes: Option<u64>,
     ) -> Result<Option<Arc<Pager>>, String> {
+        let _orders = self.0.orders.lock();
         let mut state = self.state();
-        if let Some(why_not) = &state.why_not {
-            return Err(why_not.clone());
-        }
-        let is_in_huge_pages = state
-            .pager
-            .as_ref()
-            .is_some_and(|pager| pager.is_in_huge_pages());
-        if matches!(limit_bytes, Some(Some(_))) && is_in_huge_pages {
-            return Err(
-                "it is in huge pages; a guest that was started without `--huge-pages` can have a limit"
-                    .to_owned(),
-            );
-        }
-        if matches!(limit_bytes, Some(Some(_))) && state.is_aside {
-            return Err(format!(
-                "{ON_KVM}; `mother switch` to the engine soft, or {KERNEL_FAULTS_HELP}"
-            ));
-        }
+        state.can_change(matches!(limit_bytes, Some(Some(_))))?;
         if let Some(limit_bytes) = limit_bytes {
             state.settings.limit_bytes = limit_bytes;
         }
@@ -249,12 +311,16 @@ impl Paging {
             state.settings.store_memory_bytes = bytes;
         }
         let pager = state.pager.clone();
-        let limit = state.settings.limit_bytes;
+        let Settings {
+            limit_bytes: limit,
+            store_memory_bytes: store,
+            ..
+        } = state.shared();
         drop(state);
         if let Some(pager) = &pager {
-            if let Some(bytes) = store_memory_bytes {
+            if store_memory_bytes.is_some() {
                 pager
-                    .set_store_memory(bytes)
+                    .set_store_memory(store)
                     .map_err(|error| error.to_string())?;
             }
             pager.set_limit(limit).map_err(|error| error.to_string())?;

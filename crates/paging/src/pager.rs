@@ -335,6 +335,13 @@ impl Pager {
         }
     }
 
+    /// Memory that the store holds for pages, gaps included, in bytes.
+    pub fn store_bytes(&self) -> u64 {
+        let core = self.shared.core.lock();
+        let core = core.unwrap_or_else(PoisonError::into_inner);
+        core.store_totals().memory_bytes
+    }
+
     /// The bytes of pages of the memory file, wherever they are; nothing is brought in. `None` for a page that there is
     /// not.
     ///

@@ -35,6 +35,9 @@ pub struct RunReport {
     pub guest_memory: GuestMemoryReport,
     /// Memory of the VM's process at the end.
     pub vmm_memory: Option<VmmMemoryReport>,
+    /// What the VM cost its host in all, where that had a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_cost: Option<HostCostReport>,
     /// Exits by kind.
     pub exits: Numbers,
     /// CPU time of the vCPUs' threads.
@@ -150,6 +153,31 @@ pub struct VmmMemoryReport {
     pub program: u64,
 }
 
+/// What the VM cost its host in memory, against the limit that it had last.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct HostCostReport {
+    /// What all of it might be.
+    pub limit: u64,
+    /// The least that it cost as things were when it was last looked at.
+    pub least: u64,
+    /// The most that it cost since the limit was set.
+    pub highest: u64,
+    /// For how many seconds it cost more than the limit.
+    pub over: f64,
+    /// All of it, when it was last looked at.
+    pub total: u64,
+    /// Guest memory that the host held.
+    pub guest: u64,
+    /// Compressed pages of the guest.
+    pub store: u64,
+    /// Code that the engine made, and its tables.
+    pub engine: u64,
+    /// What else was the process's own.
+    pub own: u64,
+    /// The program and its libraries.
+    pub program: u64,
+}
+
 impl VmmMemoryReport {
     /// All but the guest's.
     pub fn overhead_bytes(&self) -> u64 {
@@ -194,6 +222,7 @@ impl From<&Report> for RunReport {
                 touched: report.memory.resident_bytes,
             },
             vmm_memory: report.vmm_memory.as_ref().map(vmm_memory),
+            host_cost: report.host_cost.as_ref().map(host_cost),
             exits: exits
                 .map(|(kind, count)| (kind.to_owned(), count))
                 .collect(),
@@ -246,6 +275,21 @@ fn sample(sample: &Sample) -> SampleReport {
         vmm_memory: sample.vmm_memory.as_ref().map(vmm_memory),
         vcpu_time: seconds(sample.vcpu_time),
         engine_statistics: statistics(&sample.statistics),
+    }
+}
+
+fn host_cost(cost: &api::HostCostBook) -> HostCostReport {
+    HostCostReport {
+        limit: cost.limit_bytes,
+        least: cost.least_bytes,
+        highest: cost.highest_bytes,
+        over: cost.over_ms as f64 / 1e3,
+        total: cost.total_bytes,
+        guest: cost.guest_bytes,
+        store: cost.store_bytes,
+        engine: cost.engine_bytes,
+        own: cost.own_bytes,
+        program: cost.program_bytes,
     }
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct Limit {
     pub(crate) changes: AtomicU64,
     /// Bytes of translations, as of when the last was made.
     pub(crate) translations: AtomicUsize,
+    /// Of these, bytes of code.
+    pub(crate) code: AtomicUsize,
     /// Bytes of all vCPUs' tables.
     pub(crate) banks: AtomicUsize,
 }
@@ -32,12 +34,14 @@ impl Limit {
             most_bytes: AtomicU64::new(NONE),
             changes: AtomicU64::new(0),
             translations: AtomicUsize::new(0),
+            code: AtomicUsize::new(0),
             banks: AtomicUsize::new(0),
         }
     }
 
     /// Writes down what translations hold, under their lock.
-    pub(crate) fn note_translations(&self, bytes: usize) {
-        self.translations.store(bytes, Ordering::Relaxed);
+    pub(crate) fn note_translations(&self, code: usize, tables: usize) {
+        self.translations.store(code + tables, Ordering::Relaxed);
+        self.code.store(code, Ordering::Relaxed);
     }
 }

@@ -162,7 +162,7 @@ const NOTED_EVERY: u64 = 64;
 
 fn note_held(soft: &Soft, translations: &mut Translations) {
     let (code, tables) = translations.held_bytes();
-    soft.limit.note_translations(code + tables);
+    soft.limit.note_translations(code, tables);
 }
 
 /// The site that translated code has left at.

@@ -49,6 +49,10 @@ impl EngineMemory for Soft {
         held as u64
     }
 
+    fn code_bytes(&self) -> u64 {
+        self.limit.code.load(Ordering::Relaxed) as u64
+    }
+
     fn set_limit(&self, bytes: Option<u64>) {
         self.limit
             .most_bytes

@@ -135,6 +135,10 @@ pub struct VmSpec {
     /// slower, and does not know [default: none]
     #[arg(long, value_name = "SIZE", help_heading = "Memory")]
     pub engine_memory: Option<MemoryLimit>,
+    /// How much the VM may cost the host in all, guest memory, compressed pages, engine and Mother's own together: a size, or
+    /// none; the guest is slower, and does not know [default: none]
+    #[arg(long, value_name = "SIZE", help_heading = "Memory")]
+    pub host_limit: Option<MemoryLimit>,
     /// Take guest memory in huge pages of 2 MiB, where the host has them: fast on KVM; the guest gets no resident limit
     #[arg(long, help_heading = "Memory")]
     pub huge_pages: bool,

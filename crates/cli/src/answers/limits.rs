@@ -13,6 +13,8 @@ pub struct GivenLimits {
     pub page_memory: Option<api::StoreSize>,
     /// `--engine-memory`.
     pub engine_memory: Option<api::MemoryLimit>,
+    /// `--host-limit`.
+    pub host: Option<api::MemoryLimit>,
     /// `--page-file`.
     pub page_file: Option<String>,
     /// `--page-file-size`.
@@ -31,6 +33,7 @@ impl GivenLimits {
             resident: given.resident_limit,
             page_memory: given.page_memory,
             engine_memory: given.engine_memory,
+            host: given.host_limit,
             page_file: given
                 .page_file
                 .as_ref()

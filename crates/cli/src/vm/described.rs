@@ -85,6 +85,7 @@ fn limits(given: &VmSpec) -> Vec<(&'static str, String)> {
     let engine_memory = given
         .engine_memory
         .map(|limit| ("engine memory", limit.to_string()));
+    let host = given.host_limit.map(|limit| ("host", limit.to_string()));
     let page_file = given.page_file.as_ref().map(|folder| {
         let size = given.page_file_size.map(|size| format!(", at most {size}"));
         (
@@ -117,11 +118,18 @@ fn limits(given: &VmSpec) -> Vec<(&'static str, String)> {
             .console_rate
             .map(|rate| ("consoles", format!("{rate} per second"))),
     ];
-    [resident, page_memory, engine_memory, page_file, timeout]
-        .into_iter()
-        .chain(rates)
-        .flatten()
-        .collect()
+    [
+        resident,
+        page_memory,
+        engine_memory,
+        host,
+        page_file,
+        timeout,
+    ]
+    .into_iter()
+    .chain(rates)
+    .flatten()
+    .collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What a guest with a limit was given, in a few lines: for `mother truth` and `mother top`.
 
-use api::{Counter, Estimate, MemoryBook};
+use api::{Counter, Estimate, HostCostBook, MemoryBook};
 use insight::amounts::size;
 
 use super::words::printable;
@@ -47,6 +47,28 @@ pub(super) fn lines(memory: &MemoryBook, working_set: Option<Estimate>) -> Optio
         ));
     }
     Some(text)
+}
+
+/// What a VM costs its host against its limit, for one that has such a limit.
+pub(super) fn cost_lines(cost: Option<&HostCostBook>) -> String {
+    let Some(cost) = cost else {
+        return String::new();
+    };
+    let mut text = format!(
+        "costs    {} of the host, of the {} that it may ({} at least): {} guest, {} compressed pages, {} engine, {} own, {} program\n",
+        size(cost.total_bytes),
+        size(cost.limit_bytes),
+        size(cost.least_bytes),
+        size(cost.guest_bytes),
+        size(cost.store_bytes),
+        size(cost.engine_bytes),
+        size(cost.own_bytes),
+        size(cost.program_bytes)
+    );
+    if cost.total_bytes > cost.limit_bytes {
+        text.push_str("         the limit is not kept\n");
+    }
+    text
 }
 
 fn place(place: &Counter) -> String {

@@ -168,6 +168,7 @@ fn host(books: &HostBooks) -> String {
         size(memory.given_back_bytes),
         size(memory.paged_out_bytes()),
     );
+    text.push_str(&super::given::cost_lines(books.host_cost.as_ref()));
     if let Some(engine) = &books.engine_memory {
         let limit = engine
             .limit_bytes

@@ -101,6 +101,7 @@ Examples:
   mother limit web db --resident 200M
   mother limit web --resident none
   mother limit web --cpu-limit 50% --disk-rate 20M --net-rate 5M
+  mother limit web --host-limit 120M
   mother limit web --cpu-limit none --cpu-weight 50")]
 pub struct LimitArguments {
     #[command(flatten)]
@@ -119,7 +120,7 @@ struct MemoryLimits {
         long,
         value_name = "SIZE|SHARE",
         required_unless_present_any = [
-            "page_memory", "engine_memory", "cpu_limit", "cpu_weight", "disk_rate", "disk_ops", "net_rate", "net_packets", "console_rate"
+            "page_memory", "engine_memory", "host_limit", "cpu_limit", "cpu_weight", "disk_rate", "disk_ops", "net_rate", "net_packets", "console_rate"
         ]
     )]
     resident: Option<String>,
@@ -129,6 +130,9 @@ struct MemoryLimits {
     /// What the software CPU may hold beside the guest's pages: a size such as 40M, or none
     #[arg(long, value_name = "SIZE")]
     engine_memory: Option<String>,
+    /// What the VM may cost the host in all, guest memory, compressed pages, engine and Mother's own: a size such as 90M, or none
+    #[arg(long, value_name = "SIZE")]
+    host_limit: Option<String>,
 }
 
 /// `mother rm`.
@@ -270,6 +274,7 @@ pub fn limit(arguments: &LimitArguments) -> Result<u8, Failure> {
         resident: memory.resident.clone(),
         page_memory: memory.page_memory.clone(),
         engine_memory: memory.engine_memory.clone(),
+        host_limit: memory.host_limit.clone(),
         rates: *rates,
     };
     each(who, |inventory, vm| {

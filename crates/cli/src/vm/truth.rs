@@ -135,8 +135,9 @@ fn answer<'a>(name: &'a VmName, assessment: &'a Assessment) -> Truth<'a> {
 
 /// The table, and below it every difference in words.
 pub(super) fn table(name: &VmName, assessment: &Assessment) -> String {
-    let given =
-        given::lines(&assessment.books.memory, assessment.books.working_set).unwrap_or_default();
+    let given = given::lines(&assessment.books.memory, assessment.books.working_set)
+        .unwrap_or_default()
+        + &given::cost_lines(assessment.books.host_cost.as_ref());
     format!(
         "{}\n{given}\n{}\n{}",
         headline(name, assessment),

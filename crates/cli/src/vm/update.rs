@@ -95,8 +95,10 @@ fn misplaced(spec: &VmSpec, is_something_given: bool) -> Option<Complaint> {
 /// Sets the limits of a VM that runs, if some are given; whether that was done.
 fn limit_now(inventory: &Inventory, vm: &Vm, spec: &VmSpec) -> Result<bool, Failure> {
     let rates = spec.rates();
-    let is_silent =
-        spec.resident_limit.is_none() && spec.page_memory.is_none() && spec.engine_memory.is_none();
+    let is_silent = spec.resident_limit.is_none()
+        && spec.page_memory.is_none()
+        && spec.engine_memory.is_none()
+        && spec.host_limit.is_none();
     if is_silent && rates.is_silent() {
         return Ok(false);
     }
@@ -104,6 +106,7 @@ fn limit_now(inventory: &Inventory, vm: &Vm, spec: &VmSpec) -> Result<bool, Fail
         resident: spec.resident_limit.map(|limit| limit.to_string()),
         page_memory: spec.page_memory.map(|size| size.to_string()),
         engine_memory: spec.engine_memory.map(|limit| limit.to_string()),
+        host_limit: spec.host_limit.map(|limit| limit.to_string()),
         rates,
     };
     order(inventory, vm, "update", command)?;
@@ -122,8 +125,10 @@ fn labels(old: &[Label], new: &[Label]) -> Vec<Label> {
 fn later(spec: &VmSpec, are_limits_live: bool) -> Vec<String> {
     let is_live = |key: &str| match key {
         "label" => true,
-        "resident-limit" | "page-memory" | "engine-memory" | "cpu-limit" | "cpu-weight"
-        | "disk-rate" | "disk-ops" | "net-rate" | "net-packets" | "console-rate" => are_limits_live,
+        "resident-limit" | "page-memory" | "engine-memory" | "host-limit" | "cpu-limit"
+        | "cpu-weight" | "disk-rate" | "disk-ops" | "net-rate" | "net-packets" | "console-rate" => {
+            are_limits_live
+        }
         _ => false,
     };
     let said = spec.said();

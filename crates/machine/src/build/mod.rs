@@ -20,6 +20,7 @@ use crate::report::Report;
 use crate::run::accounts::Accounts;
 use crate::run::lives::{MachineError, live};
 use crate::run::outside::Outside;
+use crate::threads::host_limit;
 use api::ConsoleKind;
 
 /// One VM, ready to run.
@@ -102,6 +103,7 @@ impl Machine {
                 writer_control.call_attention();
             });
         writer.map_err(MachineError::Thread)?;
+        let keeper = host_limit::keep(&control, &plan).map_err(MachineError::Thread)?;
         let lived = live(
             plan.clone(),
             control.clone(),
@@ -116,6 +118,7 @@ impl Machine {
             Err(error) => (Err(error), None),
         };
         control.reached(Phase::Ended);
+        drop(keeper);
         input.close();
         // Whoever stopped the VM or set it a limit is not made to wait for a console that nobody reads.
         let patient = matches!(&ending, Ok(ending) if !matches!(ending, Ending::Stopped(_) | Ending::TimedOut));
@@ -130,6 +133,7 @@ impl Machine {
         Ok(Report {
             start_failed: devices.start_failed(),
             engine_limit_bytes: control.engine_limit_bytes(),
+            host_cost: control.host_cost(),
             ..report
         })
     }

@@ -145,8 +145,13 @@ pub(crate) fn open_for(
     let attachments = attach::attach(&plan, opened, &handles, broker);
     Ok(Opened {
         attachments: attachments.map_err(BuildError::Attach)?,
-        paging: Paging::open(&plan.paging, page_file, faults.as_ref())
-            .map_err(BuildError::Paging)?,
+        paging: Paging::open(
+            &plan.paging,
+            page_file,
+            faults.as_ref(),
+            plan.host_limit_bytes.is_some(),
+        )
+        .map_err(BuildError::Paging)?,
         maker: maker(Engines::new(kvm).map_err(BuildError::Thread)?),
         plan,
         held,
@@ -205,6 +210,7 @@ impl Opened {
         let limits = held.limits.clone();
         let footprint = Arc::clone(&held.footprint);
         let devices = Devices::new(&attachments, handles, &limits);
+        limits.host.begin(&plan, &paging, &limits.engine);
         let time_up = plan.timeout.map(|limit| start + limit);
         let ground = Ground {
             plan: plan.clone(),

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use api::{CpuWeight, EngineMemoryBook, Metrics, Rates};
+use api::{CpuWeight, EngineMemoryBook, HostCostBook, Metrics, Rates};
 use host::lock::{Condition, Lock};
 use paging::Books as PagingBooks;
 
@@ -168,6 +168,9 @@ impl MachineControl {
                 "How much the engine may hold beside the guest's pages, where there is a limit.";
             metrics.bytes("engine_limit_bytes", help, &[], limit);
         }
+        if let Some(cost) = self.host_cost() {
+            metrics::host_cost(&mut metrics, &cost);
+        }
         if let Some(refused) = host::jail::refused() {
             metrics::refused(&mut metrics, refused.count);
         }
@@ -189,6 +192,39 @@ impl MachineControl {
         metrics
     }
 
+    /// What the VM costs its host, where that has a limit.
+    pub(crate) fn host_cost(&self) -> Option<HostCostBook> {
+        self.0.limits.host.book()
+    }
+
+    /// The VM may cost its host so much from now on.
+    pub(crate) fn limit_host(&self, bytes: Option<u64>) {
+        self.0.limits.host.set(bytes);
+    }
+
+    /// Has the vCPUs come out of the guest, to give back what is too much.
+    pub(crate) fn call_vcpus(&self) {
+        if let Some(observed) = self.observed() {
+            observed.bells.all().iter().for_each(Bell::ring_always);
+        }
+    }
+
+    /// What the store of its paging holds in memory.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        let pager = self.0.paging.pager();
+        pager.map_or(0, |pager| pager.store_bytes())
+    }
+
+    /// What the process costs, measured for the limit of the whole.
+    pub(crate) fn measure_cost(&self) -> Option<(u64, u64)> {
+        self.0.footprint.own_and_program_bytes()
+    }
+
+    /// All limits.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
     /// How much the engine may hold.
     pub(crate) fn engine_limit_bytes(&self) -> Option<u64> {
         self.0.limits.engine.limit_bytes()
@@ -202,9 +238,7 @@ impl MachineControl {
     /// The engine may hold so much from now on.
     pub(crate) fn limit_engine(&self, bytes: Option<u64>) {
         self.0.limits.engine.set(bytes);
-        if let Some(observed) = self.observed() {
-            observed.bells.all().iter().for_each(Bell::ring_always);
-        }
+        self.call_vcpus();
     }
 
     /// Its paging.

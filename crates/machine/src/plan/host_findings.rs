@@ -1,6 +1,6 @@
 //! What this host has for VMs, looked at once.
 
-use api::{ResidentLimit, VmSpec};
+use api::{MemoryLimit, ResidentLimit, VmSpec};
 use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +38,8 @@ impl HostFindings {
     /// runs one; it starts the measurement of the TSC's frequency too, which goes on beside what comes next.
     pub fn for_spec(spec: &VmSpec) -> HostFindings {
         host::tsc::begin_calibration();
-        let is_limited = !matches!(spec.resident_limit, None | Some(ResidentLimit::None));
+        let is_limited = !matches!(spec.resident_limit, None | Some(ResidentLimit::None))
+            || !matches!(spec.host_limit, None | Some(MemoryLimit::None));
         HostFindings {
             engines: findings_for(spec.engine.unwrap_or_default().as_str()),
             paging: is_limited.then(paging_finding),

@@ -3,6 +3,7 @@
 use api::{ByteSize, MemoryLimit};
 
 use super::{Trouble, trouble};
+use crate::shares::{least_cost_bytes, stored_more_bytes};
 
 /// What the software CPU may hold, of a VM with so many vCPUs. On KVM it holds nothing, and the guest may come to it.
 pub(crate) fn engine_memory(limit: MemoryLimit, vcpu_count: u32) -> Result<Option<u64>, Trouble> {
@@ -18,6 +19,36 @@ pub(crate) fn engine_memory(limit: MemoryLimit, vcpu_count: u32) -> Result<Optio
         ),
         limit => Ok(limit),
     }
+}
+
+/// What the VM may cost its host in all, of which so many bytes are pages in a store that has no file to go to.
+pub(crate) fn host_limit(
+    limit: MemoryLimit,
+    memory_bytes: u64,
+    vcpu_count: u32,
+    store_bytes: u64,
+) -> Result<Option<u64>, Trouble> {
+    let least = least_cost_bytes(memory_bytes, vcpu_count) + stored_more_bytes(store_bytes);
+    match limit.bytes() {
+        Some(bytes) if bytes < least => trouble(
+            format!(
+                "{} is less than such a VM costs its host at least",
+                ByteSize(bytes)
+            ),
+            format!("write at least {}, or none", ByteSize(least)),
+        ),
+        limit => Ok(limit),
+    }
+}
+
+/// The same as people write it.
+pub(crate) fn host_limit_as_written(
+    text: &str,
+    memory_bytes: u64,
+    vcpu_count: u32,
+    store_bytes: u64,
+) -> Result<Option<u64>, Trouble> {
+    host_limit(text.parse()?, memory_bytes, vcpu_count, store_bytes)
 }
 
 /// The same as people write it.

@@ -37,7 +37,7 @@ pub use disks::{BasePlan, DiskPlan};
 #[cfg(test)]
 pub(crate) use folders::FOLDERS_MAX;
 pub use folders::FolderPlan;
-pub(crate) use memory::engine_memory_as_written;
+pub(crate) use memory::{engine_memory_as_written, host_limit_as_written};
 pub use paging::PagingPlan;
 pub(crate) use paging::{resident_limit, room};
 
@@ -153,6 +153,9 @@ pub struct VmPlan {
     /// How much the software CPU may hold beside the guest's pages; `None`: as much as it makes use of.
     #[serde(default)]
     pub engine_memory_bytes: Option<u64>,
+    /// How much the VM may cost its host in all; `None`: no limit.
+    #[serde(default)]
+    pub host_limit_bytes: Option<u64>,
     /// What it may use per second.
     pub rates: Rates,
     /// How its report tells where the CPU time of its vCPUs went, if it does.
@@ -267,6 +270,10 @@ fn judge(
     let wanted = spec.engine_memory.unwrap_or(MemoryLimit::None);
     let engine_memory = memory::engine_memory(wanted, vcpu_count);
     let engine_memory = complaints.take("engine-memory", engine_memory);
+    let wanted = spec.host_limit.unwrap_or(MemoryLimit::None);
+    let host_limit = memory::host_limit(wanted, memory_bytes, vcpu_count, 0)
+        .and_then(|limit| paging::can_be_limited(spec, host, kind, limit));
+    let host_limit = complaints.take("host-limit", host_limit);
     complaints.take("profile", profile(spec, kind));
     let kernel = match (&spec.kernel, stage) {
         (None, Stage::Draft) => None,
@@ -305,6 +312,7 @@ fn judge(
         agent: spec.agent == Some(AgentWish::On),
         paging: paging??,
         engine_memory_bytes: engine_memory?,
+        host_limit_bytes: host_limit?,
         rates: spec.rates(),
         profile: spec.profile.then(ProfilePlan::default),
         restore: None,

@@ -58,6 +58,16 @@ fn without_huge_pages(spec: &VmSpec, limit: Option<u64>) -> Result<Option<u64>, 
     }
 }
 
+/// A limit of the whole VM is kept by taking pages away too.
+pub(super) fn can_be_limited(
+    spec: &VmSpec,
+    host: &HostFindings,
+    engine: Option<EngineKind>,
+    limit: Option<u64>,
+) -> Result<Option<u64>, Trouble> {
+    can_be_kept(host, engine, without_huge_pages(spec, limit)?)
+}
+
 /// A limit is kept by taking pages away, which not every user may do on every host and engine.
 fn can_be_kept(
     host: &HostFindings,

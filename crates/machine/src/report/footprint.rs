@@ -21,6 +21,8 @@ pub(crate) struct Footprint {
     mappings: Option<Lock<File>>,
     /// A few numbers.
     sums: Option<File>,
+    /// A few more, by what kind of memory it is.
+    kinds: Option<File>,
 }
 
 impl Footprint {
@@ -29,6 +31,7 @@ impl Footprint {
         Footprint {
             mappings: File::open("/proc/self/smaps").ok().map(Lock::new),
             sums: File::open("/proc/self/statm").ok(),
+            kinds: File::open("/proc/self/status").ok(),
         }
     }
 
@@ -39,6 +42,14 @@ impl Footprint {
         let count = self.sums.as_ref()?.read_at(&mut line, 0).ok()?;
         own_pages(str::from_utf8(&line[..count]).ok()?)
             .map(|pages| pages * rustix::param::page_size() as u64)
+    }
+
+    /// Bytes of this process's own memory, and of files that it has mapped, its program, pages that others use too among them.
+    /// `None` where that cannot be known.
+    pub(crate) fn own_and_program_bytes(&self) -> Option<(u64, u64)> {
+        let mut text = [0; 4096];
+        let count = self.kinds.as_ref()?.read_at(&mut text, 0).ok()?;
+        own_and_program(str::from_utf8(&text[..count]).ok()?)
     }
 
     /// What this process holds now; `None` where that cannot be known.
@@ -58,6 +69,16 @@ fn own_pages(statm: &str) -> Option<u64> {
     let resident: u64 = pages.next()?.parse().ok()?;
     let shared: u64 = pages.next()?.parse().ok()?;
     resident.checked_sub(shared)
+}
+
+/// Of `/proc/self/status` (proc_pid_status(5)).
+fn own_and_program(status: &str) -> Option<(u64, u64)> {
+    let bytes = |name: &str| -> Option<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(kilobytes * 1024)
+    };
+    Some((bytes("RssAnon:")?, bytes("RssFile:")?))
 }
 
 fn add_up(smaps: &str) -> VmmMemory {
@@ -149,12 +170,17 @@ VmFlags: rd wr mr mw me ac
         assert_eq!(own_pages("500 40 15 3 0 9 0\n"), Some(25));
         assert_eq!(own_pages("500 40"), None);
         assert_eq!(own_pages(""), None);
+        let status = "VmRSS:\t 99 kB\nRssAnon:\t  20 kB\nRssFile:\t 3 kB\nRssShmem:\t 76 kB\n";
+        assert_eq!(own_and_program(status), Some((20 << 10, 3 << 10)));
+        assert_eq!(own_and_program("RssAnon: 1 kB\n"), None);
     }
 
     #[test]
     fn this_process_can_be_measured() {
         let footprint = Footprint::open();
         assert!(footprint.own_bytes().unwrap() > 0);
+        let (own, program) = footprint.own_and_program_bytes().unwrap();
+        assert!(own > 0 && program > 0, "{own} {program}");
         let memory = footprint.measure().unwrap();
         assert!(
             memory.heap_bytes > 0 && memory.program_bytes > 0,

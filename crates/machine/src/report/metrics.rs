@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use api::{MetricKind, MetricUnit, Metrics};
+use api::{HostCostBook, MetricKind, MetricUnit, Metrics};
 use devices::serial::SerialCounters;
 use devices::virtio::MetricsReading;
 use devices::virtio::balloon::BalloonReading;
@@ -107,6 +107,26 @@ fn interrupts(metrics: &mut Metrics, counters: &InterruptCounters) {
     let help = "Interrupts that the board sent, by what raised them.";
     for (source, value) in sources {
         metrics.count("interrupts_sent_total", help, &[("source", source)], value);
+    }
+}
+
+/// What the VM costs its host, of one that has a limit of that.
+pub(crate) fn host_cost(metrics: &mut Metrics, cost: &HostCostBook) {
+    let help = "How much the VM may cost its host in all, where there is a limit.";
+    metrics.bytes("host_limit_bytes", help, &[], cost.limit_bytes);
+    let help =
+        "The least that the VM costs its host as things are, where what it costs has a limit.";
+    metrics.bytes("host_least_bytes", help, &[], cost.least_bytes);
+    let help = "What the VM costs its host, by part, where that has a limit.";
+    let parts = [
+        ("guest", cost.guest_bytes),
+        ("store", cost.store_bytes),
+        ("engine", cost.engine_bytes),
+        ("own", cost.own_bytes),
+        ("program", cost.program_bytes),
+    ];
+    for (part, bytes) in parts {
+        metrics.bytes("host_cost_bytes", help, &[("part", part)], bytes);
     }
 }
 

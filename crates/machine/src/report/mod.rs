@@ -7,7 +7,7 @@ pub(crate) mod sums;
 
 use std::time::Duration;
 
-use api::{DeviceStatus, Metric};
+use api::{DeviceStatus, HostCostBook, Metric};
 use vcpu::EngineStatistics;
 
 use crate::engine::EngineChoice;
@@ -93,6 +93,8 @@ pub struct Report {
     pub engine: EngineChoice,
     /// How much the software CPU might hold beside the guest's pages, in bytes.
     pub engine_limit_bytes: Option<u64>,
+    /// What the VM cost its host when it was last looked at, and against what limit, if there was one.
+    pub host_cost: Option<HostCostBook>,
     /// From the start to the first byte on the console.
     pub first_output: Option<Duration>,
     /// The texts that were watched for, in the order of the plan.

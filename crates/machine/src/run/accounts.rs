@@ -107,6 +107,7 @@ impl Accounts {
             start_failed: None,
             engine: plan.engine.clone(),
             engine_limit_bytes: None,
+            host_cost: None,
             first_output: output.first_byte(),
             markers,
             memory: MemoryReport {

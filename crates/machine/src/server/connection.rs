@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use api::{Command, LINE_BYTES_MAX, Outcome, RefusalCode, Request};
 
+use crate::control::MachineControl;
 use crate::outcome::ending::StopCause;
 use crate::outcome::refusal::{PauseError, SwitchError};
-use crate::plan::engine_memory_as_written;
+use crate::plan::{engine_memory_as_written, host_limit_as_written};
 use crate::server::clients::{Place, STAYING_MAX};
 use crate::server::lines::{Line, Lines, refusal, reply};
+use crate::server::paging::LEAVE_TIME;
 use crate::server::{Shared, console, observe, paging, probes};
 
 /// How long a guest's threads may take to come to rest.
@@ -201,12 +203,32 @@ fn limit(shared: &Shared, limits: Command) -> Outcome {
         resident,
         page_memory,
         engine_memory,
+        host_limit,
         rates,
     } = limits
     else {
         unreachable!("it is asked to limit something");
     };
     let control = &shared.control;
+    let memory_bytes = shared.info.memory_given_bytes;
+    let stored = match control.paging().asked() {
+        (_, true) => 0,
+        (_, false) => control.stored_bytes(),
+    };
+    let whole = host_limit
+        .map(|text| host_limit_as_written(&text, memory_bytes, shared.info.vcpus, stored))
+        .transpose();
+    let whole = match whole {
+        Ok(whole) => whole,
+        Err(trouble) => {
+            let why = format!("{}; {}", trouble.what, trouble.help);
+            return refusal(RefusalCode::BadRequest, why);
+        }
+    };
+    if let (Some(Some(_)), Err(why)) = (whole, control.paging().can_be_limited()) {
+        let why = format!("guest memory cannot be paged here: {why}");
+        return refusal(RefusalCode::WrongState, why);
+    }
     let engine = engine_memory
         .map(|text| engine_memory_as_written(&text, shared.info.vcpus))
         .transpose();
@@ -224,13 +246,43 @@ fn limit(shared: &Shared, limits: Command) -> Outcome {
         return refusal(RefusalCode::WrongState, why);
     }
     control.set_rates(&rates);
+    if let Some(bytes) = whole {
+        control.limit_host(bytes);
+    }
     if let Some(bytes) = engine {
         control.limit_engine(bytes);
     }
-    match (&resident, &page_memory) {
+    let paged = match (&resident, &page_memory) {
         (None, None) => Outcome::Done,
         _ => paging::limit(shared, resident, page_memory),
+    };
+    match (paged, whole) {
+        (Outcome::Done, Some(Some(_))) => whole_is_kept(control),
+        (paged, _) => paged,
     }
+}
+
+/// Waits until a limit of the whole VM that was just set is kept.
+fn whole_is_kept(control: &MachineControl) -> Outcome {
+    let Err(cost) = control.limits().host.wait_until_kept(LEAVE_TIME) else {
+        return Outcome::Done;
+    };
+    let Some(cost) = cost else {
+        let why = "the limit is set, what the VM costs is not known yet";
+        return refusal(RefusalCode::TimedOut, why);
+    };
+    let why = control.stalled().unwrap_or_else(|| {
+        let least = cost.least_bytes.div_ceil(1 << 20);
+        match cost.least_bytes > cost.limit_bytes {
+            true => format!("as things are it costs {least} MiB at least"),
+            false => "pages are still leaving".to_owned(),
+        }
+    });
+    let total = cost.total_bytes.div_ceil(1 << 20);
+    refusal(
+        RefusalCode::TimedOut,
+        format!("the limit is set, the VM still costs the host {total} MiB: {why}"),
+    )
 }
 
 fn balloon(shared: &Shared, target_bytes: u64) -> Outcome {

@@ -111,6 +111,7 @@ fn the_books_of_the_largest_vm_are_read_whatever_its_guest_claims() {
             tsc_khz: u64::MAX,
         },
         memory: MemoryBook::default(),
+        host_cost: None,
         engine_memory: None,
         vcpus: (0..VcpuCount::MAX.get()).map(vcpu).collect(),
         devices: devices().iter().map(status).collect(),

@@ -205,6 +205,7 @@ pub(super) fn books(shared: &Shared) -> Outcome {
         cpu_seconds: host::cpu::process_cpu_time().as_secs_f64(),
         clock: clock(&observed),
         memory: memory(&observed, paging.as_ref()),
+        host_cost: control.host_cost(),
         engine_memory: control.engine_memory(),
         vcpus: observed.vcpu_books(),
         devices: shared.devices.statuses(shared.recent.printed_bytes()),

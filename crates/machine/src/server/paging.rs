@@ -14,7 +14,7 @@ use crate::server::Shared;
 use crate::server::lines::refusal;
 
 /// How long pages may take to leave before the client is told that they still do.
-const LEAVE_TIME: Duration = Duration::from_secs(8);
+pub(super) const LEAVE_TIME: Duration = Duration::from_secs(8);
 
 /// Changes limits.
 pub(super) fn limit(

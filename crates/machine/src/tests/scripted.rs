@@ -139,6 +139,7 @@ pub(crate) fn plan(kernel: &host::MemFd) -> VmPlan {
         },
         engines: Vec::new(),
         engine_memory_bytes: None,
+        host_limit_bytes: None,
         timeout: Some(Duration::from_secs(60)),
         debug_exit: true,
         on_reset: OnReset::End,

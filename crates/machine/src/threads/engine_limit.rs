@@ -13,11 +13,23 @@ pub(crate) struct EngineLimit(Lock<State>);
 #[derive(Default)]
 struct State {
     limit_bytes: Option<u64>,
+    /// What a limit of the whole VM leaves for it.
+    share_bytes: Option<u64>,
     /// What the present engine holds; none where that is not ours.
     engine: Option<Weak<dyn EngineMemory>>,
 }
 
 impl State {
+    fn most(&self) -> Option<u64> {
+        self.limit_bytes.into_iter().chain(self.share_bytes).min()
+    }
+
+    fn tell(&self) {
+        if let Some(engine) = self.engine() {
+            engine.set_limit(self.most());
+        }
+    }
+
     fn engine(&self) -> Option<Arc<dyn EngineMemory>> {
         self.engine.as_ref()?.upgrade()
     }
@@ -38,18 +50,33 @@ impl EngineLimit {
         }
         let mut state = self.0.lock();
         state.limit_bytes = limit_bytes;
-        if let Some(engine) = state.engine() {
-            engine.set_limit(limit_bytes);
+        state.tell();
+    }
+
+    /// A limit of the whole VM leaves so many bytes for the engine from now on; whether that is another number than before.
+    pub(crate) fn share(&self, share_bytes: Option<u64>) -> bool {
+        let mut state = self.0.lock();
+        if state.share_bytes == share_bytes {
+            return false;
         }
+        state.share_bytes = share_bytes;
+        state.tell();
+        true
+    }
+
+    /// Bytes held, and of these bytes of code; `None` where that is not ours.
+    pub(crate) fn held(&self) -> Option<(u64, u64)> {
+        let engine = self.0.lock().engine()?;
+        Some((engine.held_bytes(), engine.code_bytes()))
     }
 
     /// The guest is on this engine from now on.
     pub(crate) fn serve(&self, engine: Option<&Arc<dyn EngineMemory>>) {
         let mut state = self.0.lock();
         if let Some(engine) = engine
-            && state.limit_bytes.is_some()
+            && let Some(most) = state.most()
         {
-            engine.set_limit(state.limit_bytes);
+            engine.set_limit(Some(most));
         }
         state.engine = engine.map(Arc::downgrade);
     }
@@ -81,6 +108,10 @@ mod tests {
     impl EngineMemory for Engine {
         fn held_bytes(&self) -> u64 {
             77
+        }
+
+        fn code_bytes(&self) -> u64 {
+            7
         }
 
         fn set_limit(&self, bytes: Option<u64>) {
@@ -115,6 +146,11 @@ mod tests {
         limit.serve(Some(&objects[1]));
         limit.set(Some(6));
         check(Some(6), [5, 6]);
+        assert!(limit.share(Some(4)) && !limit.share(Some(4)));
+        check(Some(6), [5, 4]);
+        limit.share(None);
+        check(Some(6), [5, 6]);
+        assert_eq!(limit.held(), Some((77, 7)));
         limit.set(None);
         check(None, [5, 0]);
         limit.serve(None);

@@ -8,6 +8,7 @@ pub(crate) mod engine_limit;
 pub(crate) mod exchange;
 pub(crate) mod gate;
 pub(crate) mod helper;
+pub(crate) mod host_limit;
 pub(crate) mod mailbox;
 pub(crate) mod observe;
 pub(crate) mod patience;

@@ -61,6 +61,8 @@ pub(crate) struct ActionBody {
     page_memory: Option<String>,
     /// `limit`: what the software CPU may hold beside the guest's pages: a size or none.
     engine_memory: Option<String>,
+    /// `limit`: what the VM may cost the host in all: a size or none.
+    host_limit: Option<String>,
     /// `limit`: requests per second of its disks, or none.
     disk_ops: Option<String>,
     /// `limit`: packets per second of its network card, or none.
@@ -316,6 +318,7 @@ fn plain_words(name: &str, action: &str, given: &ActionBody, grace: u64) -> Resu
                 ("--net-rate", &given.net_rate),
                 ("--page-memory", &given.page_memory),
                 ("--engine-memory", &given.engine_memory),
+                ("--host-limit", &given.host_limit),
                 ("--disk-ops", &given.disk_ops),
                 ("--net-packets", &given.net_packets),
                 ("--console-rate", &given.console_rate),

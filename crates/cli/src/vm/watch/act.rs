@@ -55,6 +55,7 @@ impl Actor {
                 resident: limits.resident.clone(),
                 page_memory: None,
                 engine_memory: None,
+                host_limit: None,
                 rates: limits.rates(),
             },
             Action::Run(words) => {
