@@ -163,6 +163,26 @@ impl MemoryFile {
         }
     }
 
+    /// The file of a VM that another process has run until now, with what that process gave its observers.
+    ///
+    /// # Errors
+    /// [`MemoryError::Map`] if it was made for other slots.
+    pub fn handed(
+        slots: &Slots,
+        file: std::fs::File,
+        view: Option<std::fs::File>,
+        is_in_huge_pages: bool,
+    ) -> Result<MemoryFile, MemoryError> {
+        let len_bytes = slots.len_bytes();
+        let fd = MemFd::handed(file, len_bytes);
+        Ok(MemoryFile {
+            fd: fd.map_err(|source| MemoryError::Map { len_bytes, source })?,
+            len_bytes,
+            is_in_huge_pages,
+            view,
+        })
+    }
+
     /// With a second descriptor, for observers, which cannot write. Where the host does not give one, observers see
     /// nothing.
     #[must_use]
@@ -216,12 +236,23 @@ impl GuestMemory {
     /// # Errors
     /// [`MemoryError::Map`] if the host gives no address space, or the file was made for other slots.
     pub fn of_file(slots: Slots, file: Arc<MemoryFile>) -> Result<GuestMemory, MemoryError> {
+        let len_bytes = file.len_bytes;
+        file.fd
+            .punch_hole(0, len_bytes)
+            .map_err(|source| MemoryError::Map { len_bytes, source })?;
+        GuestMemory::as_it_is(slots, file)
+    }
+
+    /// The same with all that is in the file: another process has had it until now.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::of_file`].
+    pub fn as_it_is(slots: Slots, file: Arc<MemoryFile>) -> Result<GuestMemory, MemoryError> {
         let len_bytes = slots.len_bytes();
         let map_error = |source| MemoryError::Map { len_bytes, source };
         if len_bytes != file.len_bytes {
             return Err(map_error(io::ErrorKind::InvalidInput.into()));
         }
-        file.fd.punch_hole(0, len_bytes).map_err(map_error)?;
         let mapping =
             Mapping::new(&file.fd, len_bytes as usize, Protection::ReadWrite).map_err(map_error)?;
         if !file.is_in_huge_pages {

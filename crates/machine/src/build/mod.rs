@@ -20,6 +20,7 @@ use crate::report::Report;
 use crate::run::accounts::Accounts;
 use crate::run::lives::{MachineError, live};
 use crate::run::outside::Outside;
+use crate::upgrade::GoneOn;
 use api::ConsoleKind;
 
 /// One VM, ready to run.
@@ -32,6 +33,8 @@ pub struct Machine {
     pub(crate) sink: Box<dyn Write + Send>,
     pub(crate) outside: Outside,
     pub(crate) first: (Life, Vec<Ready>),
+    /// What it goes on from, if another process ran it until now.
+    pub(crate) gone_on: Option<GoneOn>,
     /// What else the VM stands on, if no other process keeps it.
     pub(crate) kept: Kept,
 }
@@ -80,6 +83,7 @@ impl Machine {
             sink,
             outside,
             first,
+            gone_on,
             kept,
         } = self;
         let mut sink = Shown {
@@ -102,13 +106,8 @@ impl Machine {
                 writer_control.call_attention();
             });
         writer.map_err(MachineError::Thread)?;
-        let lived = live(
-            plan.clone(),
-            control.clone(),
-            outside,
-            first,
-            Accounts::new(start),
-        );
+        let accounts = Accounts::new(start, gone_on.map_or(0, |it| it.reboots));
+        let lived = live(plan.clone(), control.clone(), outside, first, accounts);
         // Whoever hears of the end finds nothing left of the VM.
         drop(kept);
         let (ending, accounts) = match lived {
