@@ -7,6 +7,7 @@ mod limits;
 #[cfg(test)]
 mod schema;
 mod snapshots;
+mod upgraded;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -39,6 +40,7 @@ pub use self::limits::GivenLimits;
 pub use self::snapshots::{
     FreedSnapshots, InspectedSnapshot, ListedSnapshot, SnapshotDisk, VerifiedSnapshot,
 };
+pub use self::upgraded::UpgradedVm;
 
 /// An answer as it is printed: indented, with a line end.
 pub fn text(answer: &impl Serialize) -> String {

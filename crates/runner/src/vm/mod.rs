@@ -11,6 +11,7 @@
 
 mod asking;
 mod connect;
+mod giving;
 pub(crate) mod input;
 mod orders;
 mod outlet;
@@ -32,7 +33,7 @@ use fleet::LogWriter;
 use host::jail::{self, Inmate, Kind, Refused, Tier};
 use machine::{
     Audit, Broker, ControlServer, Descriptors, Ending, Machine, MachineControl, MachineError,
-    Opened, Report, VmPlan, open, reserve_code,
+    Opened, Report, VmPlan, open, open_beside, reserve_code,
 };
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::chdir;
@@ -106,26 +107,39 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
     let sorted = Sorted::new(&birth.given, descriptors).map_err(failed("give descriptors to"))?;
     let (answering, answers) = orders::answers();
     let asking = Asking::new(channel);
-    let log = sorted.log.ok_or(io::Error::from(io::ErrorKind::NotFound));
-    let log = log.map_err(failed("give a log to"))?;
-    let log = LogWriter::new(log.into(), asking::turn_log(&asking));
-    let folder = Arc::new(Folder::of_log(&log));
+    if let Some(format) = birth.goes_on {
+        giving::check_format(&birth.plan.name, format)?;
+    }
     let ours = Ours {
         input: sorted.input.map(File::from),
         output: sorted.output.map(File::from),
         errors: sorted.errors.map(File::from),
     };
-    let (console, talk) = connect::connect(birth.guest, ours, log).map_err(failed("connect"))?;
+    let guest = birth.guest;
+    let connected = |log: LogWriter| {
+        let folder = Arc::new(Folder::of_log(&log));
+        let (console, talk) = connect::connect(guest, ours, log).map_err(failed("connect"))?;
+        Ok::<_, RunError>((folder, console, talk))
+    };
+    // What comes from another process is taken when this one has locked itself in; what takes pipes is done before.
+    let (connected, later) = match birth.goes_on {
+        None => (Some(connected(begin_log(sorted.log, &asking)?)?), None),
+        Some(_) => (None, Some(connected)),
+    };
     let name = birth.plan.name.clone();
     let wish = birth.plan.jail;
-    let (descriptors, early) = given(channel, &birth.plan)?;
+    let (descriptors, mut early) = given(channel, &birth.plan)?;
     let has_kvm = descriptors.has_kvm();
     let broker = Arc::clone(&asking) as Arc<dyn Broker>;
     let not_built = |source| {
         let name = name.clone();
         RunError::Build { name, source }
     };
-    let opened = open(birth.plan, descriptors, &broker).map_err(not_built)?;
+    let opened = match birth.goes_on {
+        None => open(birth.plan, descriptors, &broker),
+        Some(_) => open_beside(birth.plan, descriptors, &broker),
+    };
+    let opened = opened.map_err(not_built)?;
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT]).map_err(RunError::Thread)?;
     let inmate = Inmate {
         kind: Kind::Any,
@@ -134,7 +148,16 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
         is_heard: true,
     };
     let jail = lock_in(&name, wish, inmate, &opened, channel)?;
-    let machine = opened.assemble(console).map_err(not_built)?;
+    let (folder, machine, talk) = match (connected, later) {
+        (Some((folder, console, talk)), _) => (folder, opened.assemble(console), talk),
+        (None, Some(connected)) => {
+            let (log, handed) = giving::wait(&name, channel, &asking, &mut early)?;
+            let (folder, console, talk) = connected(log)?;
+            (folder, opened.go_on(console, handed), talk)
+        }
+        (None, None) => unreachable!("it is connected now or later"),
+    };
+    let machine = machine.map_err(not_built)?;
     are_spare(DESCRIPTORS_TO_COME).map_err(|source| RunError::Descriptors {
         name: name.clone(),
         source,
@@ -153,6 +176,7 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
         answering,
         asking,
         folder: Arc::clone(&folder),
+        giver: machine.giver(),
     };
     orders.listen(early).map_err(RunError::Thread)?;
     listen_to_signals(signals, control.clone(), over.clone()).map_err(RunError::Thread)?;
@@ -169,6 +193,14 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
         messages: sorted.messages.map(File::from),
         held: sorted.held,
     })
+}
+
+/// The log of a guest that starts.
+fn begin_log(file: Option<OwnedFd>, asking: &Arc<Asking>) -> Result<LogWriter, RunError> {
+    let file = file.ok_or(io::Error::from(io::ErrorKind::NotFound));
+    let act = "give a log to";
+    let file = file.map_err(|source| RunError::Process { act, source })?;
+    Ok(LogWriter::new(file.into(), asking::turn_log(asking)))
 }
 
 /// Descriptors that a VM may want after its start: a bell for each queue of its devices, some for clients. Where they cannot be

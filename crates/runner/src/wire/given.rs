@@ -24,6 +24,13 @@ pub(crate) enum Given {
     Messages,
 }
 
+impl Given {
+    /// Whether it connects a guest to who started it.
+    pub(crate) fn is_stream(self) -> bool {
+        matches!(self, Given::Input | Given::Output | Given::Errors)
+    }
+}
+
 /// Descriptors with what each is for, to be sent.
 #[derive(Debug, Default)]
 pub(crate) struct Labelled<'a> {
