@@ -51,6 +51,7 @@ mod snmp;
 mod starter;
 mod streams;
 mod terminal;
+mod upgrade;
 mod vanished;
 mod vsock;
 mod without_guest;

@@ -23,6 +23,9 @@ use crate::wire::{
     Upgrade, Upgraded,
 };
 
+/// What is said of a new process that is not there any more.
+const GONE: &str = "the process that was to run it is gone";
+
 /// Letters of a version that are kept.
 const VERSION_MAX: usize = 32;
 
@@ -149,8 +152,10 @@ impl Launcher {
         let vm = Arc::new(vm);
         let number = self.ground.next_number();
         events::hear_process(number, &vm, child, &self.events).map_err(RunError::Thread)?;
-        let sent = vm.send(&Role::Vm(Box::new(birth)), &labelled.descriptors);
-        sent.map_err(failed("speak to"))?;
+        // One that is gone already, being none of ours, is heard of by the thread that waits for it.
+        if let Err(error) = vm.send(&Role::Vm(Box::new(birth)), &labelled.descriptors) {
+            tracing::debug!(%error, "the new process was not told what it is");
+        }
         self.ground.give_to(&vm);
         self.weight.take_in();
         Ok((number, vm, process, pid))
@@ -219,7 +224,7 @@ impl Launcher {
             Said::Words(..) => return,
             Said::Strange(trouble) => failed(trouble.why_and_help().0, None),
             Said::Gone(gone) => {
-                let why = format!("the process that was to run it is gone ({gone})");
+                let why = format!("{GONE} ({gone})");
                 failed(
                     why,
                     Some("its guest goes on where it was; try again".to_owned()),
@@ -285,7 +290,7 @@ impl Launcher {
         let sent = upgrading
             .vm
             .send_now(&ToVm::GoOn { log_bytes }, &descriptors);
-        sent.map_err(|error| format!("the new process is not given the guest: {error}"))
+        sent.map_err(|error| format!("{GONE}, or does not take its guest ({error})"))
     }
 
     /// The new process has the guest from here on.
