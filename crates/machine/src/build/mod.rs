@@ -20,7 +20,6 @@ use crate::report::Report;
 use crate::run::accounts::Accounts;
 use crate::run::lives::{MachineError, live};
 use crate::run::outside::Outside;
-use crate::upgrade::GoneOn;
 use api::ConsoleKind;
 
 /// One VM, ready to run.
@@ -33,8 +32,8 @@ pub struct Machine {
     pub(crate) sink: Box<dyn Write + Send>,
     pub(crate) outside: Outside,
     pub(crate) first: (Life, Vec<Ready>),
-    /// What it goes on from, if another process ran it until now.
-    pub(crate) gone_on: Option<GoneOn>,
+    /// How often its guest started again in processes that ran it before.
+    pub(crate) reboots: u64,
     /// What else the VM stands on, if no other process keeps it.
     pub(crate) kept: Kept,
 }
@@ -83,7 +82,7 @@ impl Machine {
             sink,
             outside,
             first,
-            gone_on,
+            reboots,
             kept,
         } = self;
         let mut sink = Shown {
@@ -106,7 +105,7 @@ impl Machine {
                 writer_control.call_attention();
             });
         writer.map_err(MachineError::Thread)?;
-        let accounts = Accounts::new(start, gone_on.map_or(0, |it| it.reboots));
+        let accounts = Accounts::new(start, reboots);
         let lived = live(plan.clone(), control.clone(), outside, first, accounts);
         // Whoever hears of the end finds nothing left of the VM.
         drop(kept);

@@ -308,7 +308,7 @@ impl Opened {
             sink,
             outside,
             first,
-            gone_on: None,
+            reboots: 0,
             kept: Kept::default(),
         })
     }

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io;
 use std::time::{Duration, Instant};
 
-use devices::virtio::blk::Disk;
 use host::MemFd;
 use host::at::FileAt;
 use serde::Serialize;
@@ -112,7 +111,8 @@ impl Giver {
     /// [`NotGiven`]: the guest goes on.
     pub fn give(&self) -> Result<(Handed, Instant), NotGiven> {
         self.bring_in()?;
-        self.disks(Disk::settle)?;
+        // While the guest runs, so that little is left for when it rests.
+        self.write_disks_out()?;
         if self.control.is_stopping() {
             return Err(NotGiven::Stopping);
         }
@@ -139,9 +139,9 @@ impl Giver {
             .map_err(|error| NotGiven::Away(paging::with_causes(&error)))
     }
 
-    fn disks(&self, act: impl Fn(&Disk) -> io::Result<()>) -> Result<(), NotGiven> {
+    fn write_disks_out(&self) -> Result<(), NotGiven> {
         for disk in &self.control.ground().disks {
-            act(disk).map_err(|source| NotGiven::Disk {
+            disk.write_out().map_err(|source| NotGiven::Disk {
                 name: disk.name().to_owned(),
                 source,
             })?;
@@ -163,8 +163,7 @@ impl Giver {
         if !self.output.is_written(PRINT_TIME) {
             return Err(NotGiven::Behind);
         }
-        // What was written since they were settled; nothing is written while the guest rests.
-        self.disks(Disk::settle)?;
+        self.write_disks_out()?;
         let (printed_bytes, printed) = self.recent.kept();
         let blobs = Blobs {
             printed,

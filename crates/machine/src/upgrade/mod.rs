@@ -51,7 +51,6 @@ use crate::engine::EngineKind;
 use crate::life::saved::LifeState;
 
 pub use give::{Giver, NotGiven};
-pub(crate) use take::GoneOn;
 
 /// The number of what a process gives and understands: changed with anything in [`Words`] or in a state beneath it.
 pub const FORMAT: u32 = 1;

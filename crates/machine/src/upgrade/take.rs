@@ -17,12 +17,6 @@ use crate::life::held::BuildError;
 use crate::life::restored::Restored;
 use crate::life::saved::SavedError;
 
-/// What a machine is beside its first life, of one that goes on.
-pub(crate) struct GoneOn {
-    /// How often the guest started again before.
-    pub(crate) reboots: u64,
-}
-
 impl Opened {
     /// Assembles a machine that goes on with the guest of `handed`, as [`Opened::assemble`] does for one that starts. Nothing of the
     /// guest runs before the machine does, and none of its memory, disks and sockets is touched.
@@ -63,9 +57,7 @@ impl Opened {
             .devices
             .go_on_from(&words.claims, words.is_unplugged);
         input.begin_with(&blobs.typed);
-        machine.gone_on = Some(GoneOn {
-            reboots: words.reboots,
-        });
+        machine.reboots = words.reboots;
         Ok(machine)
     }
 }

@@ -223,22 +223,12 @@ impl Launcher {
         let process = child.process().map_err(failed("hold"))?;
         let beyond = Beyond::of(&plan, claim.name());
         let weight = weighed(&plan)?;
-        let has_streams = labelled.given.iter().any(|it| it.is_stream());
-        let ground = Ground::new(
-            &plan,
-            &launch.guest,
-            launch.is_detached && !has_streams,
-            &log,
-        );
+        let is_alone = launch.is_detached && !labelled.has_streams();
+        let ground = Ground::new(&plan, &launch.guest, is_alone, &log);
         let birth = Birth {
-            plan: plan.clone(),
-            guest: launch.guest,
             window: launch.window,
             is_raw: launch.is_raw,
-            log: LogWish::of_environment(),
-            is_apart: apart == Apart::Namespaces,
-            goes_on: None,
-            given: labelled.given,
+            ..birth(plan.clone(), launch.guest, apart, labelled.given)
         };
         let vm = Arc::new(vm);
         let sent = vm.send(&Role::Vm(Box::new(birth)), &labelled.descriptors);
@@ -714,6 +704,20 @@ fn describe(claim: &Claim, plan: &VmPlan, guest: &Guest, is_detached: bool) -> V
         program: matches!(guest, Guest::Program(_)),
         jail: None,
         network: None,
+    }
+}
+
+/// What a process of a VM is to be that starts its guest, at no terminal.
+fn birth(plan: VmPlan, guest: Guest, apart: Apart, given: Vec<Given>) -> Birth {
+    Birth {
+        plan,
+        guest,
+        window: None,
+        is_raw: false,
+        log: LogWish::of_environment(),
+        is_apart: apart == Apart::Namespaces,
+        goes_on: None,
+        given,
     }
 }
 

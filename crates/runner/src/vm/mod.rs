@@ -11,6 +11,7 @@
 
 mod asking;
 mod connect;
+mod ends;
 mod giving;
 pub(crate) mod input;
 mod orders;
@@ -29,7 +30,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use api::{Jail, JailWish};
-use fleet::LogWriter;
 use host::jail::{self, Inmate, Kind, Refused, Tier};
 use machine::{
     Audit, Broker, ControlServer, Descriptors, Ending, Machine, MachineControl, MachineError,
@@ -43,9 +43,9 @@ use signal_hook::iterator::Signals;
 
 use self::asking::Asking;
 use self::connect::Talk;
+use self::ends::Ends;
 use self::orders::{Answers, Folder, Orders};
 use self::over::IsOver;
-use self::program::Ours;
 use crate::ask::{Ask, Asked, GRACE, OnTerm};
 use crate::ending;
 use crate::own_log;
@@ -104,28 +104,15 @@ fn tell(channel: &Channel, ended: &Ended) -> u8 {
 /// Builds the machine and connects its console.
 fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Result<Vm, RunError> {
     let failed = |act| move |source| RunError::Process { act, source };
-    let sorted = Sorted::new(&birth.given, descriptors).map_err(failed("give descriptors to"))?;
+    let mut sorted =
+        Sorted::new(&birth.given, descriptors).map_err(failed("give descriptors to"))?;
     let (answering, answers) = orders::answers();
     let asking = Asking::new(channel);
     if let Some(format) = birth.goes_on {
         giving::check_format(&birth.plan.name, format)?;
     }
-    let ours = Ours {
-        input: sorted.input.map(File::from),
-        output: sorted.output.map(File::from),
-        errors: sorted.errors.map(File::from),
-    };
-    let guest = birth.guest;
-    let connected = |log: LogWriter| {
-        let folder = Arc::new(Folder::of_log(&log));
-        let (console, talk) = connect::connect(guest, ours, log).map_err(failed("connect"))?;
-        Ok::<_, RunError>((folder, console, talk))
-    };
-    // What comes from another process is taken when this one has locked itself in; what takes pipes is done before.
-    let (connected, later) = match birth.goes_on {
-        None => (Some(connected(begin_log(sorted.log, &asking)?)?), None),
-        Some(_) => (None, Some(connected)),
-    };
+    let goes_on = birth.goes_on.is_some();
+    let ends = Ends::new(goes_on, birth.guest, &mut sorted, &asking)?;
     let name = birth.plan.name.clone();
     let wish = birth.plan.jail;
     let (descriptors, mut early) = given(channel, &birth.plan)?;
@@ -135,11 +122,8 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
         let name = name.clone();
         RunError::Build { name, source }
     };
-    let opened = match birth.goes_on {
-        None => open(birth.plan, descriptors, &broker),
-        Some(_) => open_beside(birth.plan, descriptors, &broker),
-    };
-    let opened = opened.map_err(not_built)?;
+    let open = if goes_on { open_beside } else { open };
+    let opened = open(birth.plan, descriptors, &broker).map_err(not_built)?;
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT]).map_err(RunError::Thread)?;
     let inmate = Inmate {
         kind: Kind::Any,
@@ -148,15 +132,8 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
         is_heard: true,
     };
     let jail = lock_in(&name, wish, inmate, &opened, channel)?;
-    let (folder, machine, talk) = match (connected, later) {
-        (Some((folder, console, talk)), _) => (folder, opened.assemble(console), talk),
-        (None, Some(connected)) => {
-            let (log, handed) = giving::wait(&name, channel, &asking, &mut early)?;
-            let (folder, console, talk) = connected(log)?;
-            (folder, opened.go_on(console, handed), talk)
-        }
-        (None, None) => unreachable!("it is connected now or later"),
-    };
+    let wait = || giving::wait(&name, channel, &asking, &mut early);
+    let (machine, folder, talk) = ends.assemble(opened, wait)?;
     let machine = machine.map_err(not_built)?;
     are_spare(DESCRIPTORS_TO_COME).map_err(|source| RunError::Descriptors {
         name: name.clone(),
@@ -193,14 +170,6 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
         messages: sorted.messages.map(File::from),
         held: sorted.held,
     })
-}
-
-/// The log of a guest that starts.
-fn begin_log(file: Option<OwnedFd>, asking: &Arc<Asking>) -> Result<LogWriter, RunError> {
-    let file = file.ok_or(io::Error::from(io::ErrorKind::NotFound));
-    let act = "give a log to";
-    let file = file.map_err(|source| RunError::Process { act, source })?;
-    Ok(LogWriter::new(file.into(), asking::turn_log(asking)))
 }
 
 /// Descriptors that a VM may want after its start: a bell for each queue of its devices, some for clients. Where they cannot be

@@ -26,7 +26,7 @@ pub(crate) enum Given {
 
 impl Given {
     /// Whether it connects a guest to who started it.
-    pub(crate) fn is_stream(self) -> bool {
+    fn is_stream(self) -> bool {
         matches!(self, Given::Input | Given::Output | Given::Errors)
     }
 }
@@ -45,6 +45,11 @@ impl<'a> Labelled<'a> {
     pub(crate) fn add(&mut self, what: Given, descriptor: Option<&'a impl AsFd>) {
         self.given.extend(descriptor.map(|_| what));
         self.descriptors.extend(descriptor.map(AsFd::as_fd));
+    }
+
+    /// Whether one of them connects a guest to who started it.
+    pub(crate) fn has_streams(&self) -> bool {
+        self.given.iter().any(|it| it.is_stream())
     }
 
     /// Adds those there are of the three standard streams.

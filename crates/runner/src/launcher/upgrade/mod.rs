@@ -8,14 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::Jail;
-use host::jail::Apart;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use self::steps::{Seen, Step, Steps};
 use super::events::{self, Said};
 use super::state::{Event, State};
-use super::{Launcher, apart};
-use crate::own_log::LogWish;
+use super::{Launcher, apart, birth};
 use crate::spawn;
 use crate::trouble::{ANOTHER_WAY, RunError, causes};
 use crate::wire::{
@@ -139,15 +137,10 @@ impl Launcher {
             spawn::start_other(program.as_fd(), name, apart(&plan)).map_err(failed("start"))?;
         let pid = child.pid().as_raw_nonzero().get().cast_unsigned();
         let process = child.process().map_err(failed("hold"))?;
+        let guest = self.ground.guest().clone();
         let birth = Birth {
-            plan,
-            guest: self.ground.guest().clone(),
-            window: None,
-            is_raw: false,
-            log: LogWish::of_environment(),
-            is_apart: is_apart == Apart::Namespaces,
             goes_on: Some(self.ground.format()),
-            given: labelled.given,
+            ..birth(plan, guest, is_apart, labelled.given)
         };
         let vm = Arc::new(vm);
         let number = self.ground.next_number();
