@@ -20,7 +20,7 @@ use crate::vm::{
     LogsArguments, NamesArguments, NetworksArguments, ProfileArguments, PsArguments,
     RemoveArguments, RenameArguments, RestoreArguments, SnapshotArguments, StopArguments,
     SuspendArguments, SwitchArguments, TopArguments, TraceArguments, TruthArguments,
-    UpdateArguments, WaitArguments, WatchArguments,
+    UpdateArguments, UpgradeArguments, WaitArguments, WatchArguments,
 };
 
 /// A hypervisor that runs guests with or without hardware virtualization.
@@ -111,6 +111,8 @@ pub enum Command {
     Nmi(NamesArguments),
     /// Move VMs that run to another engine, with all that runs in them
     Switch(SwitchArguments),
+    /// Have VMs that run go on in processes of this program: a new binary under a running guest
+    Upgrade(UpgradeArguments),
     /// Write all that a VM is into a snapshot, and let it run on
     Snapshot(SnapshotArguments),
     /// Write all that a VM is into a snapshot, and end it

@@ -150,6 +150,7 @@ fn is_ones_own(command: &Command) -> bool {
             | Command::Demo(_)
             | Command::Start(_)
             | Command::Restart(_)
+            | Command::Upgrade(_)
             | Command::Snapshots(_)
             | Command::Snapshot(_)
             | Command::Suspend(_)
@@ -252,6 +253,7 @@ fn carry_out_here(command: Command) -> Result<u8, Failure> {
         Command::Pause(arguments) => vm::pause(&arguments),
         Command::Resume(arguments) => vm::resume(&arguments),
         Command::Nmi(arguments) => vm::nmi(&arguments),
+        Command::Upgrade(arguments) => vm::upgrade(&arguments),
         Command::Snapshot(arguments) => vm::snapshot(&arguments),
         Command::Suspend(arguments) => vm::suspend(&arguments),
         Command::Restore(arguments) => vm::restore(&arguments),

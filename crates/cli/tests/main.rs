@@ -52,6 +52,7 @@ mod snmp;
 mod starter;
 mod streams;
 mod terminal;
+mod upgrade;
 mod vanished;
 mod vsock;
 mod without_guest;

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -111,6 +111,16 @@ impl Claim {
         crate::client::bind(&self.record).map_err(|source| self.failed("make a socket in", source))
     }
 
+    /// The launcher's own socket, which keeps packets apart.
+    ///
+    /// # Errors
+    /// [`ClaimError::Folder`].
+    pub fn listen_as_launcher(&self) -> Result<OwnedFd, ClaimError> {
+        self.record
+            .listen_as_launcher()
+            .map_err(|source| self.failed("make a socket in", source))
+    }
+
     /// The first file of what the guest prints, for a [`LogWriter`](crate::LogWriter).
     ///
     /// # Errors
@@ -155,7 +165,7 @@ impl Claim {
     pub fn finish(mut self, end: &VmEnd, is_kept: bool) -> Result<(), ClaimError> {
         self.is_finished = true;
         let left = if is_kept {
-            let _ = fs::remove_file(self.record.socket());
+            self.record.close();
             self.record.write_end(end)
         } else {
             self.record.remove()
@@ -193,7 +203,7 @@ impl Drop for Claim {
         }
         // Nobody is left to tell if this fails; a folder without a holder and without an end says enough.
         let _ = if self.has_started {
-            let _ = fs::remove_file(self.record.socket());
+            self.record.close();
             self.record.write_end(&VmEnd {
                 kind: EndKind::Failed,
                 message: "Mother failed while the guest ran".to_owned(),

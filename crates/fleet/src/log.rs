@@ -61,6 +61,13 @@ impl LogWriter {
         }
     }
 
+    /// The same where so many bytes are in `file` already.
+    #[must_use]
+    pub fn with_written(mut self, bytes: u64) -> LogWriter {
+        self.written = bytes;
+        self
+    }
+
     /// Set, it has the next bytes go to the next file: nobody finds the present one any more.
     pub fn staleness(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_stale)

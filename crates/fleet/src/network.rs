@@ -101,15 +101,23 @@ impl NetworkDoor {
         Ok(socket)
     }
 
-    /// An address of a socket has 107 bytes, and a path may have more.
     fn with_address<T>(&self, act: impl FnOnce(&SocketAddrUnix) -> io::Result<T>) -> io::Result<T> {
-        let folder = File::open(&self.folder)?;
-        let path = format!("/proc/self/fd/{}/{}", folder.as_raw_fd(), self.name);
-        act(&SocketAddrUnix::new(path)?)
+        with_address(&self.folder, self.name.as_str(), act)
     }
 }
 
-fn packets() -> io::Result<OwnedFd> {
+/// An address of a socket has 107 bytes, and a path may have more.
+pub(crate) fn with_address<T>(
+    folder: &Path,
+    name: &str,
+    act: impl FnOnce(&SocketAddrUnix) -> io::Result<T>,
+) -> io::Result<T> {
+    let folder = File::open(folder)?;
+    let path = format!("/proc/self/fd/{}/{name}", folder.as_raw_fd());
+    act(&SocketAddrUnix::new(path)?)
+}
+
+pub(crate) fn packets() -> io::Result<OwnedFd> {
     let kind = SocketType::SEQPACKET;
     let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
     Ok(socket)

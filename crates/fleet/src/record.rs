@@ -2,13 +2,23 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use api::{VmEnd, VmInfo, VmOrigin};
 use rustix::fs::OFlags;
+use rustix::net::{bind, connect, listen};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::network::{packets, with_address};
+
+/// What the launcher's socket is called.
+const LAUNCHER: &str = "launcher";
+
+/// Connections to it that nobody has taken yet.
+const WAITING_MAX: i32 = 8;
 
 /// Longest file of JSON that is read.
 const JSON_BYTES_MAX: u64 = 1 << 20;
@@ -34,6 +44,44 @@ impl Record {
     /// The control socket.
     pub fn socket(&self) -> PathBuf {
         self.0.join("control")
+    }
+
+    /// Where the VM's launcher takes orders that are not for the VM's process.
+    pub(crate) fn launcher(&self) -> PathBuf {
+        self.0.join(LAUNCHER)
+    }
+
+    /// A connection to the VM's launcher, which keeps packets apart; none if nobody listens there, as with launchers of versions that
+    /// took no orders.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn connect_to_launcher(&self) -> io::Result<Option<OwnedFd>> {
+        let socket = packets()?;
+        match with_address(&self.0, LAUNCHER, |address| Ok(connect(&socket, address)?)) {
+            Ok(()) => Ok(Some(socket)),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::ConnectionRefused
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The other end of that.
+    pub(crate) fn listen_as_launcher(&self) -> io::Result<OwnedFd> {
+        match fs::remove_file(self.launcher()) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let socket = packets()?;
+        with_address(&self.0, LAUNCHER, |address| Ok(bind(&socket, address)?))?;
+        listen(&socket, WAITING_MAX)?;
+        Ok(socket)
     }
 
     /// What the guest printed, the newer part.
@@ -90,10 +138,19 @@ impl Record {
         write(&self.ended(), end)
     }
 
+    /// Removes the sockets of a VM that has ended.
+    pub(crate) fn close(&self) {
+        for socket in [self.socket(), self.launcher()] {
+            // One that stays is one that nobody listens at.
+            let _ = fs::remove_file(socket);
+        }
+    }
+
     /// Removes what an earlier VM of the name left, except the file that is locked.
     pub(crate) fn clear(&self) -> io::Result<()> {
         let files = [
             self.socket(),
+            self.launcher(),
             self.console(),
             self.old_console(),
             self.messages(),

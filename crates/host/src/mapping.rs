@@ -67,6 +67,17 @@ impl MemFd {
         Ok(MemFd(file))
     }
 
+    /// One that another process made, which has `len_bytes`.
+    ///
+    /// # Errors
+    /// `InvalidInput` if it has another length, otherwise what `lseek` says.
+    pub fn handed(file: File, len_bytes: u64) -> io::Result<MemFd> {
+        if seek(&file, SeekFrom::End(0))? != len_bytes {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(MemFd(file))
+    }
+
     /// Gives the memory of a range back to the host; it reads as zeros from now on, through every mapping. Only
     /// whole pages cost nothing any more.
     ///

@@ -35,6 +35,7 @@ mod shares;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod upgrade;
 
 pub use ::paging::Books as PagingBooks;
 pub use api::{Complaint, ConsoleKind, Forward, SpecErrors, Transport};
@@ -45,7 +46,7 @@ pub use attach::network::{NetworkStarter, RunningNetwork};
 pub use attach::passt::GATEWAY;
 pub use build::Machine;
 pub use build::descriptors::{Descriptors, Kept, KvmNode, Label, collect};
-pub use build::opened::{Opened, build, open};
+pub use build::opened::{Opened, build, open, open_beside};
 pub use console::{Channel, Closed, Console, ConsoleInput};
 pub use control::{MachineControl, Phase, Resting};
 pub use devices::virtio::balloon::BalloonReading;
@@ -67,3 +68,4 @@ pub use report::profile;
 pub use report::{Marker, MemoryReport, Report, Sample, Unmapped, VmmMemory};
 pub use run::lives::MachineError;
 pub use server::{Acceptor, Audit, ControlServer};
+pub use upgrade::{FORMAT as HANDED_FORMAT, Giver, Handed, NotGiven};

@@ -6,6 +6,8 @@ use api::{ByteRate, CountRate, CpuLimit, Rates};
 use devices::rate::RateLimiter;
 use devices::virtio::{DeviceMetrics, DeviceRates, VirtioKind};
 
+use host::lock::Lock;
+
 use crate::threads::engine_limit::EngineLimit;
 use crate::threads::host_limit::HostLimit;
 use crate::threads::quota::Quota;
@@ -23,6 +25,8 @@ pub(crate) struct Limits {
     pub(crate) engine: Arc<EngineLimit>,
     /// Of what the VM costs in all.
     pub(crate) host: Arc<HostLimit>,
+    /// What was said of all that.
+    said: Arc<Lock<Rates>>,
 }
 
 impl Limits {
@@ -52,6 +56,12 @@ impl Limits {
         if rates.console_rate.is_some() {
             self.consoles.set(bytes(rates.console_rate), None);
         }
+        note(&mut self.said.lock(), rates);
+    }
+
+    /// All that was said.
+    pub(crate) fn said(&self) -> Rates {
+        self.said.lock().clone()
     }
 
     /// Bounds a device, before the guest runs.
@@ -67,4 +77,19 @@ impl Limits {
             to_guest: Arc::clone(to_guest),
         });
     }
+}
+
+/// Adds what is said now to what was `said`: of disks and of the network both limits hold from now on, also one that is not said.
+fn note(said: &mut Rates, now: &Rates) {
+    said.cpu_limit = now.cpu_limit.or(said.cpu_limit);
+    said.cpu_weight = now.cpu_weight.or(said.cpu_weight);
+    if now.disk_rate.is_some() || now.disk_ops.is_some() {
+        said.disk_rate = now.disk_rate;
+        said.disk_ops = now.disk_ops;
+    }
+    if now.net_rate.is_some() || now.net_packets.is_some() {
+        said.net_rate = now.net_rate;
+        said.net_packets = now.net_packets;
+    }
+    said.console_rate = now.console_rate.or(said.console_rate);
 }

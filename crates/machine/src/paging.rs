@@ -275,6 +275,11 @@ impl Paging {
         state.pager.clone().filter(|_| !state.is_aside)
     }
 
+    /// Memory that compressed pages may take.
+    pub(crate) fn page_memory_bytes(&self) -> u64 {
+        self.state().settings.store_memory_bytes
+    }
+
     /// Why the guest waits for room, if it does.
     pub(crate) fn stalled(&self) -> Option<String> {
         self.state().stalled.clone()

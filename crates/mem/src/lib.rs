@@ -14,14 +14,16 @@
     reason = "guest memory is shared with running vCPUs; only raw volatile access is sound"
 )]
 
+mod file;
 mod keeper;
 mod memory;
 mod notes;
 mod paged;
 mod transfer;
 
+pub use file::MemoryFile;
 pub use keeper::{PageBytes, PageKeeper};
-pub use memory::{GuestMemory, Hva, MemoryError, MemoryFile, Memslot, Slots, VmMemory};
+pub use memory::{GuestMemory, Hva, MemoryError, Memslot, Slots, VmMemory};
 pub use notes::{CodeWatch, PageNotes, Writers};
 pub use paged::{Faults, PageMap, PagedMemory};
 pub use transfer::{Buffer, TransferError};

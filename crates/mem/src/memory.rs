@@ -1,6 +1,5 @@
 //! The guest memory of one VM and its accesses.
 
-use std::ffi::CStr;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -13,14 +12,12 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestRegionMmap};
 use x86::{Gpa, PAGE_SIZE};
 
+use crate::file::MemoryFile;
 use crate::keeper::PageKeeper;
 use crate::notes::{PageNotes, SlotNotes};
 
 /// The shape in which rust-vmm's loaders and virtqueues see guest memory.
 pub type VmMemory = vm_memory::GuestRegionCollection<vm_memory::GuestRegionMmap<SlotNotes>>;
-
-/// What the memory file is called in `/proc/PID/maps`.
-const NAME: &CStr = c"mother-guest-memory";
 
 /// Host virtual address of a byte of guest memory: a number for generated code and for KVM, not a pointer to use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,67 +113,6 @@ pub enum MemoryError {
     },
 }
 
-/// The file that guest memory lies in. A VM has one for all its lives: what it takes to make one, and to be allowed to,
-/// is needed once.
-#[derive(Debug)]
-pub struct MemoryFile {
-    fd: MemFd,
-    len_bytes: u64,
-    is_in_huge_pages: bool,
-    /// The same file for who only reads; none where the host does not give it.
-    view: Option<std::fs::File>,
-}
-
-impl MemoryFile {
-    /// A file for these slots, all zeros, costing nothing until touched.
-    ///
-    /// # Errors
-    /// [`MemoryError::Map`] if the host gives none.
-    pub fn new(slots: &Slots) -> Result<MemoryFile, MemoryError> {
-        let len_bytes = slots.len_bytes();
-        let fd =
-            MemFd::new(NAME, len_bytes).map_err(|source| MemoryError::Map { len_bytes, source })?;
-        Ok(MemoryFile {
-            fd,
-            len_bytes,
-            is_in_huge_pages: false,
-            view: None,
-        })
-    }
-
-    /// The same in huge pages, where the host can: the first touch costs 2 MiB and takes them all. For who is not counting
-    /// pages.
-    ///
-    /// # Errors
-    /// As [`MemoryFile::new`].
-    pub fn in_huge_pages(slots: &Slots) -> Result<MemoryFile, MemoryError> {
-        let len_bytes = slots.len_bytes();
-        let file = host::huge::file(NAME, len_bytes);
-        match file.map_err(|source| MemoryError::Map { len_bytes, source })? {
-            Some(fd) => Ok(MemoryFile {
-                fd,
-                len_bytes,
-                is_in_huge_pages: true,
-                view: None,
-            }),
-            None => MemoryFile::new(slots),
-        }
-    }
-
-    /// With a second descriptor, for observers, which cannot write. Where the host does not give one, observers see
-    /// nothing.
-    #[must_use]
-    pub fn with_view(mut self) -> MemoryFile {
-        self.view = self.fd.read_only().ok();
-        self
-    }
-
-    /// Whether the host may back it with huge pages.
-    pub fn is_in_huge_pages(&self) -> bool {
-        self.is_in_huge_pages
-    }
-}
-
 /// The guest memory of one VM. Cheap to share behind an `Arc`.
 pub struct GuestMemory {
     file: Arc<MemoryFile>,
@@ -216,12 +152,23 @@ impl GuestMemory {
     /// # Errors
     /// [`MemoryError::Map`] if the host gives no address space, or the file was made for other slots.
     pub fn of_file(slots: Slots, file: Arc<MemoryFile>) -> Result<GuestMemory, MemoryError> {
+        let len_bytes = file.len_bytes;
+        file.fd
+            .punch_hole(0, len_bytes)
+            .map_err(|source| MemoryError::Map { len_bytes, source })?;
+        GuestMemory::as_it_is(slots, file)
+    }
+
+    /// The same with all that is in the file: another process has had it until now.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::of_file`].
+    pub fn as_it_is(slots: Slots, file: Arc<MemoryFile>) -> Result<GuestMemory, MemoryError> {
         let len_bytes = slots.len_bytes();
         let map_error = |source| MemoryError::Map { len_bytes, source };
         if len_bytes != file.len_bytes {
             return Err(map_error(io::ErrorKind::InvalidInput.into()));
         }
-        file.fd.punch_hole(0, len_bytes).map_err(map_error)?;
         let mapping =
             Mapping::new(&file.fd, len_bytes as usize, Protection::ReadWrite).map_err(map_error)?;
         if !file.is_in_huge_pages {

@@ -418,6 +418,38 @@ impl Pager {
         }
     }
 
+    /// Brings in all that is away, in the base or in the store, whatever the guest uses of it. What leaves meanwhile, because
+    /// there is a limit, may be away again.
+    ///
+    /// # Errors
+    /// [`Broken`] if a page cannot be brought.
+    pub fn bring_all(&self) -> Result<(), Broken> {
+        self.leave_base()?;
+        let mut page = 0;
+        while let Some(next) = self.next_out(page)? {
+            if matches!(
+                service::serve_one(&self.shared, next, false)?,
+                Served::NoRoom
+            ) {
+                self.shared.want_room();
+                host::rest::rest(Duration::from_millis(1));
+            }
+            page = next;
+        }
+        Ok(())
+    }
+
+    fn next_out(&self, page: u64) -> Result<Option<u64>, Broken> {
+        Ok(self.shared.core()?.next_out(page))
+    }
+
+    /// Whether nothing is away, and nothing may leave.
+    pub fn is_all_in(&self) -> bool {
+        self.shared.core().is_ok_and(|core| {
+            core.limit().is_none() && core.out() == 0 && core.in_base() == 0 && !core.is_leaving()
+        })
+    }
+
     /// Which of these pages were written since they were asked for last; all of them, the first time. At most
     /// 65,536 pages can be asked for in all; those beyond count as written.
     ///

@@ -1,19 +1,22 @@
 //! The client's side: an order becomes a VM that runs, and a handle on it.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::{VmName, VmOrigin};
+use fleet::Record;
 use machine::{StopCause, VmPlan};
 
 use crate::spawn;
-use crate::trouble::{RunError, Trouble};
+use crate::trouble::{ANOTHER_WAY, OUR_FAULT, RunError, Trouble};
 use crate::wire::{
-    Channel, Ended, FromClient, Given, Guest, HostPath, Labelled, Launch, Role, ToClient,
+    Channel, Ended, FORMAT, FromClient, FromLauncher, Given, Guest, HostPath, Labelled, Launch,
+    Refused, Role, ToClient, ToLauncher, Upgrade, Upgraded,
 };
 
 /// What is to be started.
@@ -130,6 +133,52 @@ pub fn start(order: Order, streams: &Streams) -> Result<Running, Trouble> {
         return Err(failed(source));
     }
     Ok(running)
+}
+
+/// Has the VM of `record`, which is called `name` and runs, go on in a process of this very program.
+///
+/// # Errors
+/// Why it does not: it runs on as it did then, but if its launcher was lost.
+pub fn upgrade(name: &VmName, record: &Record) -> Result<Upgraded, Trouble> {
+    let refused = match order_upgrade(record) {
+        Ok(Some(Ok(upgraded))) => return Ok(upgraded),
+        Ok(Some(Err(refused))) => refused,
+        Ok(None) => Refused {
+            why: "its launcher takes no orders: it is of a version before this".to_owned(),
+            help: Some(ANOTHER_WAY.to_owned()),
+        },
+        Err(error) => Refused {
+            why: format!("its launcher was lost on the way: {error}"),
+            help: Some("`mother ps -a` shows what became of it".to_owned()),
+        },
+    };
+    Err(Trouble {
+        message: format!("VM \"{name}\" is not upgraded"),
+        causes: vec![refused.why],
+        help: refused.help,
+        status: OUR_FAULT,
+        is_closed_pipe: false,
+    })
+}
+
+/// What came of it; none if nobody takes orders there.
+fn order_upgrade(record: &Record) -> io::Result<Option<Result<Upgraded, Refused>>> {
+    let Some(socket) = record.connect_to_launcher()? else {
+        return Ok(None);
+    };
+    let launcher = Channel::accepted(socket);
+    // Whatever is at its path by now: it is the one that reads this.
+    let program = File::open("/proc/self/exe")?;
+    let order = ToLauncher::Upgrade(Upgrade {
+        format: FORMAT,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    });
+    launcher.send(&order, &[program.as_fd()])?;
+    match launcher.receive::<FromLauncher>()? {
+        Some((FromLauncher::Upgraded(upgraded), _)) => Ok(Some(Ok(upgraded))),
+        Some((FromLauncher::Refused(refused), _)) => Ok(Some(Err(refused))),
+        None => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
 }
 
 impl Running {

@@ -36,7 +36,7 @@ mod vm;
 mod wire;
 
 pub use ask::{Ask, Asked, Echo, GRACE, OnTerm};
-pub use client::{Handle, Held, Order, Running, Streams, start};
+pub use client::{Handle, Held, Order, Running, Streams, start, upgrade};
 pub use ending::{CRASHED, KILLED, TIMED_OUT};
 pub use launcher::Means;
 pub use observer::{Observer, ObserverEnd, Observing, tell_refused};
@@ -45,4 +45,4 @@ pub use starter::{STARTER, elsewhere, starter};
 pub use trial::jail_here;
 pub use trouble::{CLOSED_PIPE, OUR_FAULT, RunError, Trouble, causes};
 pub use vm::input::each_chunk;
-pub use wire::{AfterExit, Ended, Guest, Outcome, Program, Ran};
+pub use wire::{AfterExit, Ended, Guest, Outcome, Program, Ran, Refused, Upgraded};

@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{self, Command, Stdio};
@@ -39,6 +39,20 @@ pub(crate) fn start(name: &str) -> io::Result<(process::Child, Channel)> {
 /// The same for the process that is to be jailed: without environment, and in namespaces of its own if the host gives any;
 /// whether it did.
 pub(crate) fn start_apart(name: &str, wanted: Apart) -> io::Result<(Child, Channel, Apart)> {
+    start_program(OURSELVES, name, wanted)
+}
+
+/// The same for another program, which is one of Mother's.
+pub(crate) fn start_other(
+    program: BorrowedFd<'_>,
+    name: &str,
+    wanted: Apart,
+) -> io::Result<(Child, Channel, Apart)> {
+    let path = format!("/proc/self/fd/{}", program.as_raw_fd());
+    start_program(&CString::new(path)?, name, wanted)
+}
+
+fn start_program(path: &CStr, name: &str, wanted: Apart) -> io::Result<(Child, Channel, Apart)> {
     host::inherit::keep_to_ourselves()?;
     let (ours, theirs) = Channel::pair()?;
     let words = [CString::new(format!("{CALLED}{name}"))?];
@@ -48,7 +62,7 @@ pub(crate) fn start_apart(name: &str, wanted: Apart) -> io::Result<(Child, Chann
     });
     let environment: Vec<CString> = backtrace.into_iter().collect();
     let program = Program {
-        path: OURSELVES,
+        path,
         words: &words,
         environment: &environment,
         input: theirs.as_fd(),

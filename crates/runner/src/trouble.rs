@@ -20,6 +20,10 @@ const BAD_INPUT: u8 = 2;
 /// Exit status of a program that writes into a closed pipe: 128 and the number of SIGPIPE.
 pub const CLOSED_PIPE: u8 = 141;
 
+/// How a VM comes to run in another version whose processes do not understand those that run it now.
+pub(crate) const ANOTHER_WAY: &str = "`mother suspend NAME` and `mother restore NAME` with the new version have its guest go on there, but \
+     for its connections; or start it anew with `mother restart NAME`";
+
 /// Why a VM did not run to an end.
 #[derive(Debug, Error)]
 pub enum RunError {
@@ -72,6 +76,19 @@ pub enum RunError {
     /// The control socket has no thread.
     #[error("cannot serve the control socket")]
     Control(#[source] io::Error),
+    /// What another process says of a guest is not understood.
+    #[error(
+        "VM \"{name}\" cannot go on in this version of Mother: its process says what it is in format {found}, and this version \
+         understands format {ours}"
+    )]
+    Handed {
+        /// The VM.
+        name: String,
+        /// Its process's format.
+        found: u32,
+        /// And this one's.
+        ours: u32,
+    },
     /// The host does not give the jail that was asked for.
     #[error(
         "VM \"{name}\" is not started: its jail would be of the tier \"{tier}\", not \"namespaces\""
@@ -165,6 +182,7 @@ impl RunError {
             RunError::Jail { .. } | RunError::ReaderJail { .. } => {
                 Some("`mother doctor` says what the host lacks; `--jail auto` takes what it has")
             }
+            RunError::Handed { .. } => Some(ANOTHER_WAY),
             RunError::Descriptors { .. } => Some("allow more with `ulimit -n 1024`"),
             RunError::Weight { .. } => Some(
                 "`mother doctor` says what weights this host keeps; more than 100 is for root, or takes a cgroup",
@@ -206,6 +224,15 @@ impl Trouble {
             text.push_str(&format!("\n  help: {help}"));
         }
         text
+    }
+}
+
+impl Trouble {
+    /// What went wrong in one line, and what to do.
+    pub(crate) fn why_and_help(self) -> (String, Option<String>) {
+        let mut words = vec![self.message];
+        words.extend(self.causes);
+        (words.join(": "), self.help)
     }
 }
 

@@ -7,6 +7,7 @@ mod limits;
 #[cfg(test)]
 mod schema;
 mod snapshots;
+mod upgraded;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -39,6 +40,7 @@ pub use self::limits::GivenLimits;
 pub use self::snapshots::{
     FreedSnapshots, InspectedSnapshot, ListedSnapshot, SnapshotDisk, VerifiedSnapshot,
 };
+pub use self::upgraded::UpgradedVm;
 
 /// An answer as it is printed: indented, with a line end.
 pub fn text(answer: &impl Serialize) -> String {
@@ -322,6 +324,8 @@ pub struct ListedVm<'a> {
     pub engine: Option<&'a str>,
     /// The process that has the guest, of a VM that runs.
     pub pid: Option<u32>,
+    /// The version of Mother that this process is of, or was.
+    pub mother: Option<&'a str>,
     /// What stands around that process.
     pub jail: Option<&'a Jail>,
     /// Number of vCPUs.
@@ -544,6 +548,8 @@ pub struct Inspected<'a> {
     pub name: &'a VmName,
     /// What it is doing.
     pub state: VmState,
+    /// The version of Mother whose process has the guest, or had it last.
+    pub mother: Option<&'a str>,
     /// How it ended.
     pub end: Option<&'a VmEnd>,
     /// Of a VM that runs.

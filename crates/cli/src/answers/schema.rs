@@ -166,6 +166,7 @@ fn schemas() -> Vec<(&'static str, Schema)> {
             "watch",
             of::<JournalEntry<'_>>("mother watch --json, and the journal, a line"),
         ),
+        ("upgraded", of::<Vec<UpgradedVm>>("mother upgrade --json")),
         ("truth", of::<Truth<'_>>("mother truth NAME --json")),
         ("truths", of::<Truths<'_>>("mother truth --json")),
         ("sighted", of::<Sighted<'_>>("mother truth --watch --json")),

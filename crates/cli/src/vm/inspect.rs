@@ -76,12 +76,14 @@ pub fn inspect(arguments: &InspectArguments) -> Result<u8, Failure> {
         answers::text(&Inspected {
             name: &name,
             state: vm.state,
+            mother: version(&vm),
             end: None,
             running: Some(now),
             given: Given::of(origin, described::address(&vm)),
         })
     } else {
         described::lines(origin, described::address(&vm))
+            + &version(&vm).map_or(String::new(), |it| format!("mother   {it}\n"))
             + &text(&assessment, &snapshot, look.as_ref())
             + &truth::table(&name, &assessment)
     };
@@ -95,6 +97,7 @@ fn inspect_ended(vm: &Vm, is_json: bool) -> Result<u8, Failure> {
         say(&answers::text(&Inspected {
             name: &vm.name,
             state: vm.state,
+            mother: version(vm),
             end: vm.end.as_ref(),
             running: None,
             given: Given::of(vm.origin.as_ref(), None),
@@ -106,6 +109,11 @@ fn inspect_ended(vm: &Vm, is_json: bool) -> Result<u8, Failure> {
     let lines = described::lines(vm.origin.as_ref(), None);
     say(&format!("ended    {how}\n{lines}"))?;
     Ok(0)
+}
+
+/// The version of Mother whose process has the guest, or had it last.
+fn version(vm: &Vm) -> Option<&str> {
+    vm.info.as_ref().map(|info| info.mother.as_str())
 }
 
 fn cost(assessment: &Assessment, snapshot: &Snapshot<'_>, look: Option<&Look<'_>>) -> LookingCost {

@@ -206,6 +206,7 @@ fn listed(vm: &Vm, metrics: Option<Vec<Metric>>) -> ListedVm<'_> {
         state: vm.state,
         engine: info.map(|info| info.engine.as_str()),
         pid: info.filter(|_| !has_ended(vm)).map(|info| info.pid),
+        mother: info.map(|info| info.mother.as_str()),
         jail: info.and_then(|info| info.jail.as_ref()),
         vcpus: info.map(|info| info.vcpus),
         detached: info.map(|info| info.detached),

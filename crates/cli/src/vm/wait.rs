@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use api::{Command, EndKind, Outcome, VmEnd, VmName};
 use clap::Args;
-use fleet::{Client, Inventory, Tail, Vm, follow};
+use fleet::{Client, ClientError, Inventory, Tail, Vm, follow};
 
 use crate::answers::{self, Ended, Reached};
 use crate::failure::Failure;
@@ -228,12 +228,20 @@ fn end_within(
 
 /// Waits for a VM that runs; how it ended.
 pub(super) fn end_of(inventory: &Inventory, name: &VmName) -> Result<VmEnd, Failure> {
-    let told =
-        Client::connect(&inventory.record(name)).and_then(|mut client| client.ask(Command::Wait));
-    let left = buried(inventory, name)?;
-    match (told, left) {
-        (Ok(Outcome::Ended { end }), _) | (_, Some(end)) => Ok(end),
-        _ => Ok(unknown()),
+    loop {
+        let client = Client::connect(&inventory.record(name));
+        let was_there = client.is_ok();
+        let told = client.and_then(|mut client| client.ask(Command::Wait));
+        // A VM that goes on in another process (`mother upgrade`) can be asked again.
+        let is_cut = matches!(told, Err(ClientError::Connection(_)));
+        if was_there && is_cut && Client::connect(&inventory.record(name)).is_ok() {
+            continue;
+        }
+        let left = buried(inventory, name)?;
+        return match (told, left) {
+            (Ok(Outcome::Ended { end }), _) | (_, Some(end)) => Ok(end),
+            _ => Ok(unknown()),
+        };
     }
 }
 

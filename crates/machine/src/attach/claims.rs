@@ -72,6 +72,23 @@ impl Claims {
         }
     }
 
+    /// Goes on from what another process knew.
+    pub(crate) fn go_on_from(&self, book: &ClaimBook) {
+        let mut kept = self.kept();
+        kept.refused_lines = book.refused_lines;
+        let now = Instant::now();
+        for claim in book.claims.iter().take(KEYS_MAX) {
+            let age = Duration::from_millis(claim.age_ms);
+            let known = Claim {
+                value: claim.value.clone(),
+                way: if claim.way == "port" { "port" } else { "vsock" },
+                at: now.checked_sub(age).unwrap_or(now),
+                times: claim.times,
+            };
+            kept.claims.insert(claim.key.clone(), known);
+        }
+    }
+
     fn hear(&self, line: &[u8], way: &'static str) {
         let mut kept = self.kept();
         let Some((key, value)) = parse(line) else {
@@ -162,6 +179,8 @@ impl ClaimReader {
 pub(crate) struct ClaimListener {
     listener: UnixListener,
     accepting: Option<JoinHandle<()>>,
+    /// Another process has the socket too: it is not shut down, and the thread ends with the process.
+    is_anothers: bool,
 }
 
 impl ClaimListener {
@@ -169,7 +188,11 @@ impl ClaimListener {
     ///
     /// # Errors
     /// If the host gives no thread.
-    pub(crate) fn start(listener: UnixListener, claims: &Claims) -> io::Result<ClaimListener> {
+    pub(crate) fn start(
+        listener: UnixListener,
+        claims: &Claims,
+        is_anothers: bool,
+    ) -> io::Result<ClaimListener> {
         let accepted = listener.try_clone()?;
         let claims = claims.clone();
         let accept = move || accept(&accepted, &claims);
@@ -179,12 +202,16 @@ impl ClaimListener {
         Ok(ClaimListener {
             listener,
             accepting: Some(accepting),
+            is_anothers,
         })
     }
 }
 
 impl Drop for ClaimListener {
     fn drop(&mut self) {
+        if self.is_anothers {
+            return;
+        }
         // A listening socket that is shut down fails whoever waits in accept(2).
         let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
         if let Some(thread) = self.accepting.take() {
@@ -301,7 +328,7 @@ mod tests {
         let claims = Claims::default();
         let path = folder.path().join("v");
         let listener = UnixListener::bind(&path).unwrap();
-        let listener = ClaimListener::start(listener, &claims).unwrap();
+        let listener = ClaimListener::start(listener, &claims, false).unwrap();
         UnixStream::connect(&path)
             .unwrap()
             .write_all(b"claim processes 12\n")

@@ -7,7 +7,7 @@ use api::{ClaimBook, Counter, DeviceStatus, Metrics};
 use devices::virtio::VirtioKind;
 use devices::virtio::balloon::{BalloonControl, BalloonReading};
 use devices::virtio::console::Window;
-use devices::virtio::net::NetPort;
+use devices::virtio::net::{NetPort, Unfinished};
 use devices::virtio::vsock::{Connector, NotConnected};
 
 use crate::attach::claims::Claims;
@@ -100,6 +100,25 @@ impl Devices {
     /// Plugs the cable of the guest's network card in, or pulls it. False if there is none.
     pub fn set_link(&self, is_up: bool) -> bool {
         self.port.as_ref().is_some_and(|port| port.set_link(is_up))
+    }
+
+    /// Whether somebody has pulled the cable of the guest's network card.
+    pub(crate) fn is_unplugged(&self) -> bool {
+        self.port.as_ref().is_some_and(NetPort::is_pulled)
+    }
+
+    /// What is in the middle of a frame, while the guest rests and its devices were saved.
+    pub(crate) fn unfinished_frames(&self) -> Unfinished {
+        let port = self.port.as_ref();
+        port.map(NetPort::unfinished).unwrap_or_default()
+    }
+
+    /// Goes on from what another process knew.
+    pub(crate) fn go_on_from(&self, claims: &ClaimBook, is_unplugged: bool) {
+        self.handles.claims.go_on_from(claims);
+        if is_unplugged {
+            self.set_link(false);
+        }
     }
 
     /// Connects a stream to a port of the guest's socket device: see [`Connector::connect`].

@@ -145,25 +145,37 @@ pub(crate) struct Opened {
     pub(crate) listeners: Option<Listeners>,
 }
 
-/// The devices of `plan` on what was opened for them, but for the console.
+/// So many devices come before the disks, without the console.
+pub(crate) const BEFORE_DISKS: usize = 2;
+
+/// The disks of `plan` on their files.
+pub(crate) fn disks(
+    plan: &VmPlan,
+    files: Vec<DiskFiles>,
+) -> Result<Vec<Box<dyn Attachment>>, AttachError> {
+    let mut disks: Vec<Box<dyn Attachment>> = Vec::new();
+    for ((n, disk), files) in (0..).zip(&plan.disks).zip(files) {
+        let disk = block::DiskAttachment::new(disk, files, n, plan.vcpu_count)?;
+        disks.push(Box::new(disk));
+    }
+    Ok(disks)
+}
+
+/// The devices of `plan` on what was opened for them, but for the console. `are_anothers` tells whether another process has its
+/// sockets too.
 pub(crate) fn attach(
     plan: &VmPlan,
     opened: Opened,
     handles: &Handles,
     broker: &Arc<dyn Broker>,
+    are_anothers: bool,
 ) -> Result<Vec<Box<dyn Attachment>>, AttachError> {
     let mut attachments: Vec<Box<dyn Attachment>> = vec![
         Box::new(entropy::EntropyAttachment::default()),
         Box::new(balloon::BalloonAttachment::new(handles.balloon.clone())),
     ];
-    for ((n, disk), files) in (0..).zip(&plan.disks).zip(opened.disks) {
-        attachments.push(Box::new(block::DiskAttachment::new(
-            disk,
-            files,
-            n,
-            plan.vcpu_count,
-        )?));
-    }
+    debug_assert_eq!(attachments.len(), BEFORE_DISKS);
+    attachments.extend(disks(plan, opened.disks)?);
     for ((n, folder), shared) in (0..).zip(&plan.folders).zip(opened.folders) {
         attachments.push(Box::new(folder::FolderAttachment::new(folder, shared, n)?));
     }
@@ -176,6 +188,7 @@ pub(crate) fn attach(
             connector,
             &handles.claims,
             broker,
+            are_anothers,
         )));
     }
     Ok(attachments)

@@ -111,6 +111,8 @@ pub(super) struct VsockAttachment {
     connector: Connector,
     /// Where the guest's claims arrive, until somebody hears them: from the first life on.
     unheard: Option<(UnixListener, Claims)>,
+    /// Another process has the sockets too.
+    are_anothers: bool,
     /// Hears what the guest claims of itself.
     claims: Option<ClaimListener>,
     metrics: Arc<DeviceMetrics>,
@@ -124,6 +126,7 @@ impl VsockAttachment {
         connector: Connector,
         claims: &Claims,
         broker: &Arc<dyn Broker>,
+        are_anothers: bool,
     ) -> VsockAttachment {
         let (device, for_claims) = listeners.map(|it| (it.device, it.claims)).unzip();
         VsockAttachment {
@@ -133,6 +136,7 @@ impl VsockAttachment {
             unheard: for_claims
                 .flatten()
                 .map(|listener| (listener, claims.clone())),
+            are_anothers,
             claims: None,
             metrics: Arc::default(),
         }
@@ -153,7 +157,8 @@ impl Attachment for VsockAttachment {
 
     fn device(&mut self) -> Result<Box<dyn VirtioDevice>, AttachError> {
         if let Some((listener, claims)) = self.unheard.take() {
-            self.claims = Some(ClaimListener::start(listener, &claims).map_err(failed)?);
+            let claims = ClaimListener::start(listener, &claims, self.are_anothers);
+            self.claims = Some(claims.map_err(failed)?);
         }
         let listener = self.listener.as_ref().map(UnixListener::try_clone);
         let listener = listener.transpose().map_err(failed)?;

@@ -33,6 +33,8 @@ pub struct Machine {
     pub(crate) sink: Box<dyn Write + Send>,
     pub(crate) outside: Outside,
     pub(crate) first: (Life, Vec<Ready>),
+    /// How often its guest started again in processes that ran it before.
+    pub(crate) reboots: u64,
     /// What else the VM stands on, if no other process keeps it.
     pub(crate) kept: Kept,
 }
@@ -81,6 +83,7 @@ impl Machine {
             sink,
             outside,
             first,
+            reboots,
             kept,
         } = self;
         let mut sink = Shown {
@@ -104,13 +107,8 @@ impl Machine {
             });
         writer.map_err(MachineError::Thread)?;
         let keeper = host_limit::keep(&control, &plan).map_err(MachineError::Thread)?;
-        let lived = live(
-            plan.clone(),
-            control.clone(),
-            outside,
-            first,
-            Accounts::new(start),
-        );
+        let accounts = Accounts::new(start, reboots);
+        let lived = live(plan.clone(), control.clone(), outside, first, accounts);
         // Whoever hears of the end finds nothing left of the VM.
         drop(kept);
         let (ending, accounts) = match lived {

@@ -39,6 +39,10 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use devices::virtio::net::Unfinished;
+use mem::MemoryFile;
+
+use crate::attach::block::DiskFiles;
 use crate::attach::broker::{Broker, InProcess};
 use crate::attach::handles::{Devices, Handles};
 use crate::attach::{self, Attachment};
@@ -48,7 +52,7 @@ use crate::console::Console;
 use crate::console::output::Output;
 use crate::console::recent::Recent;
 use crate::control::{Ground, MachineControl};
-use crate::engine::Engines;
+use crate::engine::{EngineKind, Engines};
 use crate::life::held::{BuildError, Held};
 use crate::life::restored::{Restored, SavedFiles};
 use crate::life::saved::SavedError;
@@ -67,6 +71,8 @@ pub struct Opened {
     paging: Paging,
     broker: Arc<dyn Broker>,
     saved: Option<SavedFiles>,
+    /// Disks that are opened when the machine is assembled: another process writes them until then.
+    late: Vec<DiskFiles>,
     /// Device and inode of each disk.
     disks: Vec<(u64, u64)>,
 }
@@ -90,11 +96,31 @@ pub fn open(
     broker: &Arc<dyn Broker>,
 ) -> Result<Opened, BuildError> {
     let kind = plan.engine.kind;
-    open_for(plan, descriptors, broker, |engines| VcpuMaker {
+    let maker = |engines: Engines| maker(kind, engines);
+    open_for(plan, descriptors, broker, false, maker)
+}
+
+/// The same for a machine that will [go on](Opened::go_on) with a guest that another process runs still: nothing is read of its
+/// disks, and none of its sockets is closed for others, whatever becomes of this one.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_beside(
+    plan: VmPlan,
+    descriptors: Descriptors,
+    broker: &Arc<dyn Broker>,
+) -> Result<Opened, BuildError> {
+    let kind = plan.engine.kind;
+    let maker = |engines: Engines| maker(kind, engines);
+    open_for(plan, descriptors, broker, true, maker)
+}
+
+fn maker(kind: EngineKind, engines: Engines) -> VcpuMaker {
+    VcpuMaker {
         kind,
         limit: engines.cpuid_limit(),
         make: Box::new(move |kind, memory, tables| engines.make(kind, memory, tables)),
-    })
+    }
 }
 
 /// Opens what `plan` names and assembles it, for a process that does all of it itself.
@@ -115,6 +141,7 @@ pub(crate) fn open_for(
     plan: VmPlan,
     descriptors: Descriptors,
     broker: &Arc<dyn Broker>,
+    goes_on: bool,
     maker: impl FnOnce(Engines) -> VcpuMaker,
 ) -> Result<Opened, BuildError> {
     let Descriptors {
@@ -136,13 +163,17 @@ pub(crate) fn open_for(
     });
     let ids = ids.collect();
     let handles = Handles::new(&plan).map_err(BuildError::Attach)?;
+    let (disks, late) = match goes_on {
+        true => (Vec::new(), disks),
+        false => (disks, Vec::new()),
+    };
     let opened = attach::Opened {
         disks,
         folders,
         wire,
         listeners,
     };
-    let attachments = attach::attach(&plan, opened, &handles, broker);
+    let attachments = attach::attach(&plan, opened, &handles, broker, goes_on);
     Ok(Opened {
         attachments: attachments.map_err(BuildError::Attach)?,
         paging: Paging::open(
@@ -158,6 +189,7 @@ pub(crate) fn open_for(
         handles,
         broker: Arc::clone(broker),
         saved,
+        late,
         disks: ids,
     })
 }
@@ -184,7 +216,49 @@ impl Opened {
     ///
     /// # Errors
     /// [`BuildError`] when the host refuses something or an image does not fit.
-    pub fn assemble(self, console: Console) -> Result<Machine, BuildError> {
+    pub fn assemble(mut self, console: Console) -> Result<Machine, BuildError> {
+        // What a snapshot says is read by a process that has locked itself in.
+        let begin = begin(&self.plan, self.saved.take()).map_err(BuildError::Saved)?;
+        self.assemble_from(console, begin)
+    }
+
+    /// What will be built.
+    pub(crate) fn plan(&self) -> &VmPlan {
+        &self.plan
+    }
+
+    /// Has the machine stand on the memory that another process has given away, and on disks as that has left them, and begin on
+    /// this engine.
+    pub(crate) fn begin_on(
+        &mut self,
+        memory: MemoryFile,
+        kind: EngineKind,
+    ) -> Result<(), BuildError> {
+        self.held.memory = Arc::new(memory);
+        self.maker.kind = kind;
+        let late = std::mem::take(&mut self.late);
+        let disks = attach::disks(&self.plan, late).map_err(BuildError::Attach)?;
+        // Where they are in a list of devices always.
+        let before = attach::BEFORE_DISKS;
+        self.attachments.splice(before..before, disks);
+        Ok(())
+    }
+
+    /// Has the network card begin with what another process left unfinished; false if that cannot be.
+    pub(crate) fn begin_with_frames(&self, frames: &Unfinished) -> bool {
+        let port = self.attachments.iter().find_map(|it| it.port());
+        port.map_or_else(
+            || *frames == Unfinished::default(),
+            |port| port.begin_with(frames),
+        )
+    }
+
+    /// Assembles it for a life that begins like this.
+    pub(crate) fn assemble_from(
+        self,
+        console: Console,
+        begin: Begin,
+    ) -> Result<Machine, BuildError> {
         let start = Instant::now();
         let Opened {
             plan,
@@ -194,11 +268,10 @@ impl Opened {
             mut attachments,
             paging,
             broker,
-            saved,
+            saved: _,
+            late: _,
             disks,
         } = self;
-        // What a snapshot says is read by a process that has locked itself in.
-        let begin = begin(&plan, saved).map_err(BuildError::Saved)?;
         let Console {
             output: sink,
             input,
@@ -212,6 +285,7 @@ impl Opened {
         let devices = Devices::new(&attachments, handles, &limits);
         limits.host.begin(&plan, &paging, &limits.engine);
         let time_up = plan.timeout.map(|limit| start + limit);
+        let engine = maker.kind;
         let ground = Ground {
             plan: plan.clone(),
             modules: Arc::clone(&held.modules),
@@ -220,6 +294,7 @@ impl Opened {
         };
         let control =
             MachineControl::new(ground, paging.clone(), limits, broker, footprint, time_up);
+        control.begins_on(engine);
         let mut outside = Outside {
             held,
             input,
@@ -239,6 +314,7 @@ impl Opened {
             sink,
             outside,
             first,
+            reboots: 0,
             kept: Kept::default(),
         })
     }

@@ -132,6 +132,17 @@ impl ConsoleInput {
         Ok(())
     }
 
+    /// What waits for the guest.
+    pub(crate) fn waiting(&self) -> Vec<u8> {
+        self.lock().bytes.iter().copied().collect()
+    }
+
+    /// Has these bytes wait for the guest, before anybody sends some; as many as have room.
+    pub(crate) fn begin_with(&self, bytes: &[u8]) {
+        let mut queue = self.lock();
+        queue.bytes.extend(bytes.iter().take(QUEUE_BYTES));
+    }
+
     /// Takes the next byte for the guest.
     pub(crate) fn take(&self) -> Option<u8> {
         let mut queue = self.lock();

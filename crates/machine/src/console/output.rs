@@ -231,6 +231,21 @@ impl Output {
         }
     }
 
+    /// Whether all that was printed has been written; waited for so long.
+    pub(crate) fn is_written(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut state = self.lock();
+        while (!state.queue.is_empty() || state.writing) && state.failed.is_none() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let look = left.min(Duration::from_millis(1));
+            state = self.0.changed.wait_timeout(state, look).0;
+        }
+        true
+    }
+
     /// Whether the sink failed.
     pub(crate) fn has_failed(&self) -> bool {
         self.lock().failed.is_some()

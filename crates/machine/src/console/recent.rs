@@ -76,6 +76,19 @@ impl Recent {
         self.0.changed.notify_all();
     }
 
+    /// What is kept, and how many bytes the guest ever printed.
+    pub(crate) fn kept(&self) -> (u64, Vec<u8>) {
+        let state = self.lock();
+        (state.end, state.kept.iter().copied().collect())
+    }
+
+    /// Goes on from what another process kept, of so many bytes that the guest ever printed. Before it prints.
+    pub(crate) fn go_on_from(&self, kept: &[u8], printed_bytes: u64) {
+        self.push(kept);
+        let mut state = self.lock();
+        state.end = state.end.max(printed_bytes);
+    }
+
     /// The guest prints no more.
     pub(crate) fn close(&self) {
         self.lock().closed = true;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vcpu::Kick;
 
 use crate::control::requests::{Step, Ticket};
-use crate::control::{MachineControl, Phase};
+use crate::control::{Inside, MachineControl, Phase};
 use crate::engine::EngineKind;
 use crate::life::saved::LifeState;
 use crate::outcome::ending::Ending;
@@ -50,6 +50,29 @@ impl MachineControl {
     pub(crate) fn saved(&self, ticket: Ticket, result: Result<LifeState, SwitchError>) {
         let result = result.map(|state| self.0.saved.lock().push((ticket, state)));
         self.change(|requests, _, _| requests.worked(ticket, result));
+    }
+
+    /// The attendant is about to take the guest's state for another process; false if nobody wants that any more.
+    pub(crate) fn moves(&self, ticket: Ticket) -> bool {
+        self.change(|requests, _, _| requests.moves(ticket))
+    }
+
+    /// It has, or has failed to; whether the guest is to stand still from now on.
+    pub(crate) fn moved(&self, ticket: Ticket, result: Result<LifeState, SwitchError>) -> bool {
+        let result = result.map(|state| self.0.saved.lock().push((ticket, state)));
+        self.change(|requests, _, _| requests.moved(ticket, result))
+    }
+
+    /// Waits until the guest is to go on in this process.
+    pub(crate) fn wait_until_it_stays(&self) {
+        let is_moving = |inside: &mut Inside| inside.requests.is_moving();
+        drop(self.0.phase_changed.wait_while(self.inside(), is_moving));
+    }
+
+    /// Whether a life that begins stands still: that of a VM that was paused in another process.
+    pub(crate) fn begins_paused(&self) -> bool {
+        let inside = self.inside();
+        inside.shown.begins_paused && inside.requests.is_paused()
     }
 
     /// The VM is in this phase from now on.

@@ -92,16 +92,27 @@ impl MachineControl {
 
     /// The same, for this reason. The first one counts.
     pub fn stop_because(&self, cause: StopCause) {
-        self.tell(|answer| Request::End(cause, answer));
+        // One that moves to another process is ended there, by whoever has it move.
+        let _ = self.order_end(cause);
+    }
+
+    /// The same for who wants to know whether it is noted.
+    ///
+    /// # Errors
+    /// [`PauseError::Moving`].
+    pub fn order_end(&self, cause: StopCause) -> Result<(), PauseError> {
+        let noted = self.tell(|answer| Request::End(cause, answer));
         // A thread that waits for room for a page, the attendant's perhaps, would not hear of it.
         if let Some(pager) = self.0.paging.pager() {
             pager.let_all_in();
         }
+        noted
     }
 
     /// Presses the power button: a guest that listens to ACPI shuts itself down.
     pub fn press_power_button(&self) {
-        self.tell(Request::PressPower);
+        // As above.
+        let _ = self.tell(Request::PressPower);
     }
 
     /// Sends an NMI to the first vCPU; a guest that stands still takes it when it goes on.
@@ -116,7 +127,16 @@ impl MachineControl {
     /// when `grace` is over. Asked again, the earlier end counts. The button is pressed again every few seconds: a
     /// guest that was still starting has not heard it.
     pub fn stop_gracefully(&self, grace: Duration) {
-        self.tell(|answer| Request::Stop(grace, answer));
+        // As above.
+        let _ = self.order_stop(grace);
+    }
+
+    /// The same for who wants to know whether it is noted.
+    ///
+    /// # Errors
+    /// [`PauseError::Moving`].
+    pub fn order_stop(&self, grace: Duration) -> Result<(), PauseError> {
+        self.tell(|answer| Request::Stop(grace, answer))
     }
 
     /// Pauses the VM: when this returns, nothing of the guest runs, and its time stands still. A VM that is paused
@@ -154,10 +174,11 @@ impl MachineControl {
         self.ask(Request::Resume, patience, PauseError::TimedOut)
     }
 
-    /// Makes a request that is answered at once.
-    fn tell(&self, request: impl FnOnce(Answer<PauseError>) -> Request) {
-        let (answer, _) = mpsc::channel();
+    /// Makes a request that is answered at once, or whose answer is not waited for.
+    fn tell(&self, request: impl FnOnce(Answer<PauseError>) -> Request) -> Result<(), PauseError> {
+        let (answer, answers) = mpsc::channel();
         self.note(request(answer));
+        answers.try_recv().unwrap_or(Ok(()))
     }
 
     /// Makes a request and waits for its answer; takes it back if that takes too long.

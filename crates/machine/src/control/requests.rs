@@ -18,7 +18,8 @@
 //!  Running ── Pause ────────────> Paused                     Attend, PressPower, SendNmi
 //!  Running ── Hold ─────────────> Held                       (no room for the guest's pages)
 //!  Held ───── Flow ─────────────> Running                    Wait
-//!  Paused ─── Resume ───────────> Running                    Wait, Switch (it has another engine then), Save
+//!  Paused ─── Resume ───────────> Running                    Wait, Switch (it has another engine then), Save,
+//!                                                            HandOver (until it is to go on here all the same)
 //!  any ────── End ──────────────> Ended                      (also: the guest ends itself)
 //!
 //!  what is wanted                              makes the next step
@@ -33,7 +34,8 @@
 //!
 //! **Invariants.** Every request is answered once at most, and at last when the VM has ended: what is still open is
 //! refused then. An answer says what is, not what is meant to be: a pause is answered when nothing of the guest
-//! runs. Of two opposite requests the later one counts, and the earlier one is told so.
+//! runs. Of two opposite requests the later one counts, and the earlier one is told so. From when a state is taken for another
+//! process until the guest is to go on here all the same nothing is noted: whoever asks is told to ask again.
 
 use std::collections::VecDeque;
 use std::sync::mpsc;
@@ -63,6 +65,8 @@ pub(crate) enum Request {
     Switch(EngineKind, Answer<SwitchError>),
     /// Take the state of board and vCPUs, at rest, and be as before then. Answered when that is done.
     Save(Answer<SwitchError>),
+    /// Take the state, at rest, and stay there for another process to go on from it. Answered when it is taken.
+    HandOver(Answer<SwitchError>),
     /// Press the power button, if need be after a pause. Answered at once.
     PressPower(Answer<PauseError>),
     /// Send an NMI. Answered at once; those that are asked for before it was sent are one.
@@ -82,6 +86,7 @@ pub(crate) enum Kind {
     Resume,
     Switch,
     Save,
+    HandOver,
     PressPower,
     Nmi,
     Stop,
@@ -105,7 +110,7 @@ pub(crate) enum Reception {
 
 /// Which request is legal in which phase: the one place that says so. The columns are the variants of [`Phase`]:
 /// Built, Running, Held, Paused, Ended.
-const RECEPTIONS: [(Kind, [Reception; 5]); 9] = {
+const RECEPTIONS: [(Kind, [Reception; 5]); 10] = {
     use Reception::{Moot, Noted, Stalled, Taken, TooLate};
     [
         (Kind::Pause, [Noted, Noted, Stalled, Noted, TooLate]),
@@ -113,6 +118,7 @@ const RECEPTIONS: [(Kind, [Reception; 5]); 9] = {
         (Kind::Resume, [Noted, Noted, Noted, Noted, TooLate]),
         (Kind::Switch, [Noted, Noted, Stalled, Noted, TooLate]),
         (Kind::Save, [Noted, Noted, Stalled, Noted, TooLate]),
+        (Kind::HandOver, [Noted, Noted, Stalled, Noted, TooLate]),
         (Kind::PressPower, [Taken, Taken, Taken, Taken, Moot]),
         (Kind::Nmi, [Taken, Taken, Taken, Taken, TooLate]),
         (Kind::Stop, [Taken, Taken, Taken, Taken, Moot]),
@@ -132,6 +138,7 @@ impl Request {
             Request::Resume(_) => Kind::Resume,
             Request::Switch(..) => Kind::Switch,
             Request::Save(_) => Kind::Save,
+            Request::HandOver(_) => Kind::HandOver,
             Request::PressPower(_) => Kind::PressPower,
             Request::Nmi(_) => Kind::Nmi,
             Request::Stop(..) => Kind::Stop,
@@ -149,7 +156,7 @@ impl Request {
             | Request::Nmi(answer)
             | Request::Stop(_, answer)
             | Request::End(_, answer) => answer.send(result.map_err(PauseError::from)).is_ok(),
-            Request::Switch(_, answer) | Request::Save(answer) => {
+            Request::Switch(_, answer) | Request::Save(answer) | Request::HandOver(answer) => {
                 answer.send(result.map_err(SwitchError::from)).is_ok()
             }
         };
@@ -161,6 +168,7 @@ impl Request {
 enum Refusal {
     Ended,
     Stalled(String),
+    Moving,
 }
 
 impl From<Refusal> for PauseError {
@@ -168,6 +176,7 @@ impl From<Refusal> for PauseError {
         match refusal {
             Refusal::Ended => PauseError::Ended,
             Refusal::Stalled(why) => PauseError::Stalled(why),
+            Refusal::Moving => PauseError::Moving,
         }
     }
 }
@@ -177,6 +186,7 @@ impl From<Refusal> for SwitchError {
         match refusal {
             Refusal::Ended => SwitchError::Ended,
             Refusal::Stalled(why) => SwitchError::Stalled(why),
+            Refusal::Moving => SwitchError::Moving,
         }
     }
 }
@@ -222,6 +232,8 @@ pub(crate) enum Step {
     Switch(EngineKind, Ticket),
     /// Take the state of board and vCPUs, and tell the result under this ticket.
     Save(Ticket),
+    /// Take the state for another process, tell the result under this ticket, and stay here until the guest is to go on.
+    HandOver(Ticket),
     /// Press the power button.
     PressPower,
     /// Send an NMI.
@@ -255,6 +267,7 @@ impl<E> Open<E> {
 enum Work {
     Switch(EngineKind),
     Save,
+    HandOver,
 }
 
 /// What is wanted of one VM.
@@ -279,6 +292,18 @@ pub(crate) struct Requests {
     /// When the VM's time is up.
     time_up: Option<Instant>,
     end: Option<StopCause>,
+    moving: Moving,
+}
+
+/// Whether the guest moves to another process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Moving {
+    /// It stays, and is not handed over.
+    No,
+    /// It may be handed over.
+    May,
+    /// Its state was taken to be handed over: it stands still, and what is asked of it is refused.
+    Is,
 }
 
 impl Requests {
@@ -299,6 +324,7 @@ impl Requests {
             stop_at: None,
             time_up,
             end: None,
+            moving: Moving::No,
         }
     }
 
@@ -306,6 +332,11 @@ impl Requests {
     pub(crate) fn ask(&mut self, request: Request, state: &State, now: Instant) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
+        let is_called_off = self.moving == Moving::No && request.kind() == Kind::HandOver;
+        if self.moving == Moving::Is || is_called_off {
+            request.answer(Err(Refusal::Moving));
+            return ticket;
+        }
         match (reception(request.kind(), state.phase), &state.stalled) {
             (Reception::Moot, _) => request.answer(Ok(())),
             (Reception::TooLate, _) => request.answer(Err(Refusal::Ended)),
@@ -341,6 +372,10 @@ impl Requests {
             }
             Request::Save(answer) => {
                 self.works.push_back((Work::Save, Open { ticket, answer }));
+            }
+            Request::HandOver(answer) => {
+                self.works
+                    .push_back((Work::HandOver, Open { ticket, answer }));
             }
             Request::PressPower(answer) => {
                 self.wants_press = true;
@@ -414,6 +449,7 @@ impl Requests {
             (Phase::Paused, _) => match self.works.front() {
                 Some((Work::Switch(kind), open)) => Step::Switch(*kind, open.ticket),
                 Some((Work::Save, open)) => Step::Save(open.ticket),
+                Some((Work::HandOver, open)) => Step::HandOver(open.ticket),
                 None if self.wants_rest() => Step::Wait { until: end },
                 None => Step::Resume,
             },
@@ -454,6 +490,61 @@ impl Requests {
         {
             self.worked.push((open, result));
         }
+    }
+
+    /// From now on the guest may be handed over to another process.
+    pub(crate) fn may_move(&mut self) {
+        self.moving = Moving::May;
+    }
+
+    /// The state is about to be taken under this ticket; false if that is not wanted any more. From now on nothing is noted.
+    pub(crate) fn moves(&mut self, ticket: Ticket) -> bool {
+        let is_it = |(work, open): &(Work, Open<SwitchError>)| {
+            *work == Work::HandOver && open.ticket == ticket
+        };
+        if self.moving != Moving::May || !self.works.iter().any(is_it) {
+            return false;
+        }
+        self.moving = Moving::Is;
+        true
+    }
+
+    /// It was taken, or could not be: who asked hears of it now. Whether anybody does.
+    pub(crate) fn moved(&mut self, ticket: Ticket, result: Result<(), SwitchError>) -> bool {
+        let is_it = |(_, open): &(Work, Open<SwitchError>)| open.ticket == ticket;
+        let place = self.works.iter().position(is_it);
+        let open = place.and_then(|place| self.works.remove(place));
+        let is_taken = result.is_ok() && open.is_some();
+        if let Some((_, open)) = open {
+            open.answer(result);
+        }
+        if !is_taken {
+            self.moving = Moving::No;
+        }
+        is_taken
+    }
+
+    /// The guest stays in this process, whatever was begun.
+    pub(crate) fn stays(&mut self) {
+        self.moving = Moving::No;
+        let mut kept = VecDeque::new();
+        for (work, open) in self.works.drain(..) {
+            match work {
+                Work::HandOver => open.answer(Err(SwitchError::Moving)),
+                _ => kept.push_back((work, open)),
+            }
+        }
+        self.works = kept;
+    }
+
+    /// Whether the guest stands still for another process to go on with it.
+    pub(crate) fn is_moving(&self) -> bool {
+        self.moving == Moving::Is
+    }
+
+    /// Whether a pause is wanted that lasts.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.wants_pause
     }
 
     /// Gives every answer that is due in this state.

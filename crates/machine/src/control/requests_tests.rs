@@ -62,6 +62,10 @@ impl Vm {
         self.ask(Request::Save)
     }
 
+    fn hand_over(&mut self) -> Asked<SwitchError> {
+        self.ask(Request::HandOver)
+    }
+
     fn stop(&mut self, grace: Duration) -> Asked<PauseError> {
         self.ask(|answer| Request::Stop(grace, answer))
     }
@@ -99,6 +103,12 @@ impl Vm {
             Step::Save(ticket) => {
                 self.requests.worked(ticket, Ok(()));
                 ("save".to_owned(), self.state.phase)
+            }
+            // Who takes it says at once that it stays.
+            Step::HandOver(ticket) => {
+                assert!(self.requests.moves(ticket) && self.requests.moved(ticket, Ok(())));
+                self.requests.stays();
+                ("hand over".to_owned(), self.state.phase)
             }
             Step::PressPower => {
                 self.requests.pressed(self.now);
@@ -169,6 +179,10 @@ fn every_request_in_every_state_is_received_as_the_table_says() {
                 Kind::Resume => vm.resume().answer(),
                 Kind::Switch => vm.switch(EngineKind::Soft).answer(),
                 Kind::Save => vm.save().answer(),
+                Kind::HandOver => {
+                    vm.requests.may_move();
+                    vm.hand_over().answer()
+                }
                 Kind::PressPower => vm.ask(Request::PressPower).answer(),
                 Kind::Nmi => vm.ask(Request::Nmi).answer(),
                 Kind::Stop => vm.stop(Duration::from_secs(60)).answer(),
@@ -226,6 +240,17 @@ fn every_request_in_every_state_is_received_as_the_table_says() {
             (open, switch),
             (NO_SWITCH, &[]),
             (open, &["switch soft"]),
+            (ENDED, &[]),
+        ],
+    );
+    let hand_over: &[&str] = &["pause", "hand over", "resume"];
+    check(
+        Kind::HandOver,
+        [
+            (open, hand_over),
+            (open, hand_over),
+            (NO_SWITCH, &[]),
+            (open, &["hand over"]),
             (ENDED, &[]),
         ],
     );
@@ -570,4 +595,54 @@ fn whatever_is_open_when_the_vm_ends_is_refused() {
     vm.end(StopCause::Left);
     vm.steps();
     assert_eq!(resumed.answer(), ENDED);
+}
+
+const MOVES: &str = "the VM moves to another process just now; ask again in a moment";
+
+#[test]
+fn a_guest_whose_state_is_given_away_does_nothing_until_it_is_to_stay() {
+    let mut vm = Vm::new(Phase::Running);
+    let early = vm.hand_over();
+    assert!(
+        early
+            .answer()
+            .starts_with("the VM moves to another process"),
+        "nobody is ready for it"
+    );
+    vm.requests.may_move();
+    let given = vm.hand_over();
+    assert_eq!(vm.step(), "pause");
+    let Step::HandOver(ticket) = vm.requests.next(&vm.state, vm.now) else {
+        panic!("it rests to be given away");
+    };
+    assert!(vm.requests.moves(ticket) && vm.requests.moved(ticket, Ok(())));
+    assert_eq!(given.answer(), "done", "at once, while it rests");
+    assert!(vm.requests.is_moving());
+    // Nothing is noted that would be lost, and who asks hears it.
+    assert_eq!(vm.end(StopCause::Killed).answer(), MOVES);
+    assert_eq!(vm.stop(Duration::ZERO).answer(), MOVES);
+    assert_eq!(vm.pause().answer(), MOVES);
+    assert_eq!(vm.rest().answer(), MOVES);
+    assert!(vm.save().answer().starts_with("the VM moves"));
+    vm.requests.stays();
+    assert!(!vm.requests.is_moving());
+    assert_eq!(vm.steps(), ["resume"], "what was refused is forgotten");
+    assert_eq!(vm.end(StopCause::Killed).answer(), "done");
+}
+
+#[test]
+fn what_is_called_off_before_is_not_given_away() {
+    let mut vm = Vm::new(Phase::Running);
+    vm.requests.may_move();
+    let given = vm.hand_over();
+    assert_eq!(vm.step(), "pause");
+    vm.requests.stays();
+    assert!(given.answer().contains("called off"));
+    assert_eq!(vm.steps(), ["resume"]);
+    // An end comes first.
+    vm.requests.may_move();
+    let given = vm.hand_over();
+    vm.end(StopCause::Killed);
+    assert_eq!(vm.steps(), ["end Stopped(Killed)"]);
+    assert_eq!(given.answer(), ENDED);
 }

@@ -3,11 +3,12 @@
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use api::Rates;
 use devices::virtio::blk::Disk;
 
 use crate::boot::Module;
 use crate::control::MachineControl;
-use crate::control::requests::Request;
+use crate::control::requests::{Answer, Request};
 use crate::life::saved::LifeState;
 use crate::outcome::refusal::SwitchError;
 use crate::plan::VmPlan;
@@ -31,8 +32,21 @@ impl MachineControl {
         if !self.0.ground.plan.folders.is_empty() {
             return Err(SwitchError::Folders);
         }
+        self.taken(Request::Save, patience)
+    }
+
+    /// The same for another process to go on from it: the guest rests until it [stays](MachineControl::stays).
+    pub(crate) fn hand_over(&self, patience: Duration) -> Result<LifeState, SwitchError> {
+        self.taken(Request::HandOver, patience)
+    }
+
+    fn taken(
+        &self,
+        request: impl FnOnce(Answer<SwitchError>) -> Request,
+        patience: Duration,
+    ) -> Result<LifeState, SwitchError> {
         let (answer, answers) = mpsc::channel();
-        let ticket = self.note(Request::Save(answer));
+        let ticket = self.note(request(answer));
         let done = answers.recv_timeout(patience).unwrap_or_else(|_| {
             self.change(|requests, state, _| requests.take_back(ticket, state));
             // The answer may have come just before.
@@ -43,6 +57,40 @@ impl MachineControl {
         let state = place.map(|place| saved.swap_remove(place).1);
         done?;
         Ok(state.expect("a state that was taken lies there until it is fetched"))
+    }
+
+    /// From now on the guest may be handed over to another process.
+    pub(crate) fn may_move(&self) {
+        self.change(|requests, _, _| requests.may_move());
+    }
+
+    /// The guest stays in this process, whatever was begun: it goes on if it rests to be handed over.
+    pub(crate) fn stays(&self) {
+        self.change(|requests, _, _| requests.stays());
+        self.0.phase_changed.notify_all();
+        self.call_attention();
+    }
+
+    /// Whether somebody has paused it.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.inside().requests.is_paused()
+    }
+
+    /// What was said of what it may use per second.
+    pub(crate) fn rates(&self) -> Rates {
+        self.0.limits.said()
+    }
+
+    /// Of a VM that another process ran until now: how often its guest started again, and whether it is paused.
+    pub(crate) fn go_on_from(&self, reboots: u64, is_paused: bool) {
+        let mut inside = self.inside();
+        inside.shown.reboots = reboots;
+        inside.shown.begins_paused = is_paused;
+        drop(inside);
+        if is_paused {
+            // It is answered when the life has begun, which nobody waits for here.
+            let _ = self.tell(Request::Pause);
+        }
     }
 
     /// What the VM stands on.

@@ -28,6 +28,8 @@ pub(super) struct Shown {
     pub(super) engine: EngineKind,
     /// The phase was [`Phase::Running`] at least once.
     has_run: bool,
+    /// Its first life goes on from one that was paused in another process, and stands still.
+    pub(super) begins_paused: bool,
     /// How often the guest started again.
     pub(super) reboots: u64,
     /// What is shown of the present life.
@@ -39,7 +41,8 @@ pub(super) struct Shown {
 impl Shown {
     pub(super) fn reached(&mut self, phase: Phase) {
         self.phase = phase;
-        self.has_run |= phase == Phase::Running;
+        self.begins_paused &= phase == Phase::Built;
+        self.has_run |= matches!(phase, Phase::Running | Phase::Paused);
     }
 }
 
@@ -65,6 +68,7 @@ impl MachineControl {
             phase: Phase::Built,
             engine: ground.plan.engine.kind,
             has_run: false,
+            begins_paused: false,
             reboots: 0,
             observed: None,
             earlier: Metrics::default(),
@@ -99,6 +103,11 @@ impl MachineControl {
     /// What the host says; the weight is what it was.
     pub fn weigh(&self, weight: CpuWeight) -> io::Result<()> {
         self.0.broker.weigh(weight)
+    }
+
+    /// It begins on this engine, whatever was planned.
+    pub(crate) fn begins_on(&self, engine: EngineKind) {
+        self.inside().shown.engine = engine;
     }
 
     /// The engine that the VM runs on.

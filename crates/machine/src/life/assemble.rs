@@ -164,13 +164,18 @@ fn memory(
     begin_paging: impl FnOnce(&Arc<GuestMemory>, Option<&Arc<dyn Base>>) -> Result<bool, StartError>,
 ) -> Result<Arc<GuestMemory>, AssemblyError> {
     let slots = boot::slots(plan.memory_bytes);
-    let memory = GuestMemory::of_file(slots, Arc::clone(&held.memory));
-    let memory = Arc::new(memory.map_err(AssemblyError::Memory)?);
-    // Before the images are loaded: a limit holds from the first byte on.
+    let file = Arc::clone(&held.memory);
     let base = match begin {
         Begin::Boot => None,
-        Begin::Saved(restored) => Some(restored.base()),
+        Begin::Saved(restored) => restored.base(),
     };
+    let is_in_file = matches!(begin, Begin::Saved(_)) && base.is_none();
+    let memory = match is_in_file {
+        true => GuestMemory::as_it_is(slots, file),
+        false => GuestMemory::of_file(slots, file),
+    };
+    let memory = Arc::new(memory.map_err(AssemblyError::Memory)?);
+    // Before the images are loaded: a limit holds from the first byte on.
     let stands_on_it = begin_paging(&memory, base).map_err(AssemblyError::Paging)?;
     if let Begin::Saved(restored) = begin
         && !stands_on_it

@@ -31,7 +31,8 @@ pub(crate) struct SavedFiles {
 /// See the module.
 pub(crate) struct Restored {
     state: LifeState,
-    base: Arc<dyn Base>,
+    /// None for a guest whose memory is in its file already: another process ran it until now.
+    base: Option<Arc<dyn Base>>,
     clock: ResumeClock,
 }
 
@@ -74,9 +75,18 @@ impl Restored {
             .map_err(|error| SavedError::Memory(paging::with_causes(&error)))?;
         Ok(Restored {
             state: LifeState::parse(&text)?,
-            base: Arc::new(SnapshotBase(reader)),
+            base: Some(Arc::new(SnapshotBase(reader))),
             clock,
         })
+    }
+
+    /// Of a guest that another process ran until now: the same machine, with all of its memory where it was.
+    pub(crate) fn moved(state: LifeState) -> Restored {
+        Restored {
+            state,
+            base: None,
+            clock: ResumeClock::Host,
+        }
     }
 
     /// The time that goes on.
@@ -90,14 +100,17 @@ impl Restored {
         Ok(self.state.cpuid())
     }
 
-    /// Where memory lies.
-    pub(super) fn base(&self) -> &Arc<dyn Base> {
-        &self.base
+    /// Where memory lies, if not in its file.
+    pub(super) fn base(&self) -> Option<&Arc<dyn Base>> {
+        self.base.as_ref()
     }
 
     /// Copies all of it into `memory`, where it cannot be brought page by page.
     pub(super) fn fill(&self, memory: &GuestMemory) -> Result<(), SavedError> {
         let failed = |what: String| SavedError::Memory(what);
+        let Some(base) = &self.base else {
+            return Ok(());
+        };
         let mut bytes = Box::new([0; CHUNK_BYTES]);
         for slot in memory.slots().as_slice() {
             let first = slot.file_offset / PAGE_BYTES;
@@ -106,35 +119,13 @@ impl Restored {
             while page < last {
                 let chunk = page / CHUNK_PAGES;
                 let end = ((chunk + 1) * CHUNK_PAGES).min(last);
-                if self.base.stored(chunk) != 0 {
-                    let read = self.base.read(chunk, &mut bytes);
+                if base.stored(chunk) != 0 {
+                    let read = base.read(chunk, &mut bytes);
                     read.map_err(|error| failed(paging::with_causes(&error)))?;
-                    self.place(memory, slot, page..end, &bytes)?;
+                    place(&**base, memory, slot, page..end, &bytes)?;
                 }
                 page = end;
             }
-        }
-        Ok(())
-    }
-
-    fn place(
-        &self,
-        memory: &GuestMemory,
-        slot: &mem::Memslot,
-        pages: std::ops::Range<u64>,
-        bytes: &[u8; CHUNK_BYTES],
-    ) -> Result<(), SavedError> {
-        let stored = self.base.stored(pages.start / CHUNK_PAGES);
-        for page in pages {
-            let within = page % CHUNK_PAGES;
-            if stored >> within & 1 == 0 {
-                continue;
-            }
-            let gpa = Gpa(slot.gpa.0 + page * PAGE_BYTES - slot.file_offset);
-            let at = (within * PAGE_BYTES) as usize;
-            memory
-                .write(gpa, &bytes[at..at + PAGE_BYTES as usize])
-                .map_err(|error| SavedError::Memory(error.to_string()))?;
         }
         Ok(())
     }
@@ -146,9 +137,35 @@ impl Restored {
         engine: &mut Engine,
         time: &GuestTime,
     ) -> Result<Begun, GiveError> {
+        let may_be_a_clone = self.base.is_some();
         let begun = self.state.give(board, engine, time)?;
         // Before any of its vCPUs runs: another machine may have gone on from here.
-        board.begin_generation(time.now(), &fresh_generation());
+        if may_be_a_clone {
+            board.begin_generation(time.now(), &fresh_generation());
+        }
         Ok(begun)
     }
+}
+
+/// Copies pages of a chunk of `base` to their places.
+fn place(
+    base: &dyn Base,
+    memory: &GuestMemory,
+    slot: &mem::Memslot,
+    pages: std::ops::Range<u64>,
+    bytes: &[u8; CHUNK_BYTES],
+) -> Result<(), SavedError> {
+    let stored = base.stored(pages.start / CHUNK_PAGES);
+    for page in pages {
+        let within = page % CHUNK_PAGES;
+        if stored >> within & 1 == 0 {
+            continue;
+        }
+        let gpa = Gpa(slot.gpa.0 + page * PAGE_BYTES - slot.file_offset);
+        let at = (within * PAGE_BYTES) as usize;
+        memory
+            .write(gpa, &bytes[at..at + PAGE_BYTES as usize])
+            .map_err(|error| SavedError::Memory(error.to_string()))?;
+    }
+    Ok(())
 }

@@ -90,6 +90,15 @@ pub enum SavedError {
         /// What it says.
         found: u32,
     },
+    /// It comes from a process of another version.
+    #[error(
+        "it comes from a process that says what a VM is in format {found}, and this version of Mother reads format {}",
+        crate::upgrade::FORMAT
+    )]
+    Handed {
+        /// What it says.
+        found: u32,
+    },
     /// It was made for another machine than was planned.
     #[error("it does not fit the machine that was planned: {0}")]
     Machine(&'static str),
@@ -123,6 +132,10 @@ impl SavedError {
         match self {
             SavedError::Format { .. } => Some(
                 "restore it with the version that made it, which `mother snapshots inspect` names",
+            ),
+            SavedError::Handed { .. } => Some(
+                "`mother suspend NAME` with the version that runs it and `mother restore NAME` with this one, if the guest need not \
+                 stay connected; or start it anew",
             ),
             SavedError::Features(_) => Some(
                 "restore it on a host with such a processor, or on the engine that it was made on",
@@ -180,6 +193,14 @@ impl LifeState {
             return Err(SavedError::Format { found: format });
         }
         serde_json::from_slice(text).map_err(unread)
+    }
+
+    /// Refuses what another version took, of what came by another way than [`LifeState::parse`].
+    pub(crate) fn check_format(&self) -> Result<(), SavedError> {
+        match self.format {
+            FORMAT => Ok(()),
+            found => Err(SavedError::Format { found }),
+        }
     }
 
     /// The time that goes on: it stands still until the life runs.

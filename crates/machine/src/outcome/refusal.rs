@@ -20,6 +20,9 @@ pub enum PauseError {
         "the guest waits for room for its pages ({0}); it can be paused when there is some: raise its limit or its page memory"
     )]
     Stalled(String),
+    /// It is on its way to another process; the request is not noted.
+    #[error("the VM moves to another process just now; ask again in a moment")]
+    Moving,
     /// The opposite was asked before it was done.
     #[error("another request, for the opposite, came before this one was carried out")]
     Overruled,
@@ -61,6 +64,11 @@ pub enum SwitchError {
     /// A thread did not come.
     #[error("the guest's threads did not come to rest in time")]
     TimedOut,
+    /// It is on its way to another process, or that was called off.
+    #[error(
+        "the VM moves to another process just now, or that was called off; ask again in a moment"
+    )]
+    Moving,
     /// It stands still in the middle of things.
     #[error(
         "the guest waits for room for its pages ({0}); raise its limit or its page memory first"

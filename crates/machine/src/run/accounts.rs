@@ -32,10 +32,10 @@ pub(crate) struct Accounts {
 }
 
 impl Accounts {
-    pub(crate) fn new(start: Instant) -> Accounts {
+    pub(crate) fn new(start: Instant, reboots: u64) -> Accounts {
         Accounts {
             start,
-            reboots: 0,
+            reboots,
             exits: ExitCounts::default(),
             statistics: EngineStatistics::default(),
             vcpu_time: Duration::ZERO,

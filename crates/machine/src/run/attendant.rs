@@ -50,6 +50,12 @@ pub(crate) fn attend(life: &Life, control: &MachineControl, maker: &VcpuMaker) {
                 control.switched(kind, ticket, switched);
             }
             Step::Save(ticket) => control.saved(ticket, saved::take(life)),
+            Step::HandOver(ticket) => {
+                if control.moves(ticket) && control.moved(ticket, saved::take(life)) {
+                    // Nothing of the guest happens meanwhile, whoever asks for it: what runs it is here, and waits.
+                    control.wait_until_it_stays();
+                }
+            }
             Step::PressPower => {
                 visit(life, Board::press_power_button);
                 control.pressed();

@@ -157,9 +157,13 @@ fn run_life(
         };
         running.push(outside.held.crew.start(vcpu_id, work));
     }
-    control.reached(Phase::Running);
-    // One that goes on from a snapshot stands still until here.
-    go_on(life);
+    if control.begins_paused() {
+        control.reached(Phase::Paused);
+    } else {
+        control.reached(Phase::Running);
+        // One that goes on from a snapshot stands still until here.
+        go_on(life);
+    }
     attend(life, control, &outside.maker);
     let results: Vec<Result<VcpuAccount, MachineError>> = running.into_iter().map(join).collect();
     let entry = accounts.add(results.into_iter().collect::<Result<_, _>>()?);

@@ -151,14 +151,8 @@ fn perform(shared: &Shared, command: Command) -> Outcome {
         Command::Status => Outcome::Status {
             status: Box::new(shared.status()),
         },
-        Command::Stop { grace_ms } => {
-            control.stop_gracefully(Duration::from_millis(grace_ms));
-            Outcome::Done
-        }
-        Command::Kill => {
-            control.stop_because(StopCause::Killed);
-            Outcome::Done
-        }
+        Command::Stop { grace_ms } => paused(control.order_stop(Duration::from_millis(grace_ms))),
+        Command::Kill => paused(control.order_end(StopCause::Killed)),
         Command::Balloon { target_bytes } => balloon(shared, target_bytes),
         Command::Link { up } => match shared.devices.set_link(up) {
             true => Outcome::Done,
@@ -305,9 +299,12 @@ fn balloon(shared: &Shared, target_bytes: u64) -> Outcome {
 fn paused(result: Result<(), PauseError>) -> Outcome {
     match result {
         Ok(()) => Outcome::Done,
-        Err(error @ (PauseError::Ended | PauseError::Stalled(_) | PauseError::Overruled)) => {
-            refusal(RefusalCode::WrongState, error.to_string())
-        }
+        Err(
+            error @ (PauseError::Ended
+            | PauseError::Stalled(_)
+            | PauseError::Overruled
+            | PauseError::Moving),
+        ) => refusal(RefusalCode::WrongState, error.to_string()),
         Err(error @ PauseError::TimedOut) => refusal(RefusalCode::TimedOut, error.to_string()),
     }
 }

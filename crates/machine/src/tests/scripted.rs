@@ -205,7 +205,7 @@ pub(crate) fn machine(
     let broker: Arc<dyn Broker> = Arc::new(InProcess::default());
     let nobody: Arc<dyn Fn() + Send + Sync> = Arc::new(|| ());
     let (descriptors, kept) = collect(&plan, &nobody).unwrap();
-    let opened = open_for(plan, descriptors, &broker, maker).unwrap();
+    let opened = open_for(plan, descriptors, &broker, false, maker).unwrap();
     let machine = opened.assemble(console).unwrap();
     (machine.keep(kept), injected)
 }

@@ -48,6 +48,18 @@ impl<M: Memory> Core<M> {
         Some(page + behind as u64)
     }
 
+    /// The first page from `page` on that lies in the store.
+    pub(crate) fn next_out(&self, page: u64) -> Option<u64> {
+        let rest = self.pages.get(page as usize..)?;
+        let behind = rest.iter().position(|page| matches!(page, Page::Out(_)))?;
+        Some(page + behind as u64)
+    }
+
+    /// Whether a page is on its way out.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.pages.contains(&Page::Leaving)
+    }
+
     /// The chunk of `page` was read, while anything may have happened to its pages: those that still lie in the base
     /// come, `page` first, and the others as far as there is room to spare.
     pub(crate) fn arrive(

@@ -14,6 +14,8 @@ use host::peer::Peer;
 use machine::{
     AttachError, BuildError, Descriptors, EgressPlan, Kept, NetworkStarter, RunningNetwork, VmPlan,
 };
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{SocketFlags, accept_with};
 use rustix::process::geteuid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -23,8 +25,8 @@ use super::state::{Event, Gone};
 use crate::egress::{self, Keeper};
 use crate::network::{self, Member, Wanted};
 use crate::sharing::{self, FolderServer};
-use crate::trouble::{OUR_FAULT, RunError};
-use crate::wire::{Channel, FromClient, FromVm};
+use crate::trouble::{OUR_FAULT, RunError, Trouble};
+use crate::wire::{Channel, FromClient, FromVm, ToLauncher, Upgrade};
 
 /// Events that wait, at most: a process that has been broken out of fills no memory but its own.
 const WAITING_MAX: usize = 64;
@@ -33,6 +35,10 @@ const WAITING_MAX: usize = 64;
 pub(super) enum Heard {
     /// What there is to be done is the state's to say.
     Event(Event),
+    /// The process of this number says something, or is gone.
+    Process(u64, Said),
+    /// A command at the launcher's own socket wants something, and waits there for what comes of it.
+    Order(Channel, Upgrade, OwnedFd),
     /// What the guest stands on is there, or cannot be had.
     Collected(Box<Result<Collected, BuildError>>),
     /// The process behind the user-mode network has ended.
@@ -43,6 +49,16 @@ pub(super) enum Heard {
     CallsRefused(u64, Option<String>),
     /// Packets of the guest's were refused: how many, and what is new about it, in sentences.
     Refused(u64, Vec<String>),
+}
+
+/// What comes of a process that was started for the VM.
+pub(super) enum Said {
+    /// It says something.
+    Words(FromVm, Vec<OwnedFd>),
+    /// What it says is not understood.
+    Strange(Trouble),
+    /// It is gone, and all that it said has been heard.
+    Gone(Gone),
 }
 
 /// What a guest stands on, and what of it stays here: what is between it and its network, and who serves the folders that it shares.
@@ -93,9 +109,7 @@ pub(super) fn hear(
     let from = Arc::clone(client);
     let to = events.clone();
     thread("client").spawn(move || hear_client(&from, &to))?;
-    let from = Arc::clone(vm);
-    let to = events.clone();
-    thread("vm").spawn(move || hear_vm(&from, &child, &to))?;
+    hear_process(0, vm, child, &events)?;
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT])?;
     let to = events.clone();
     thread("signals").spawn(move || {
@@ -106,6 +120,60 @@ pub(super) fn hear(
         }
     })?;
     Ok((events, heard))
+}
+
+/// Brings what the process of this number says, then how it ended.
+pub(super) fn hear_process(
+    number: u64,
+    vm: &Arc<Channel>,
+    child: Child,
+    events: &SyncSender<Heard>,
+) -> io::Result<()> {
+    let from = Arc::clone(vm);
+    let to = events.clone();
+    let thread = thread::Builder::new().name("vm".to_owned());
+    thread
+        .spawn(move || hear_vm(number, &from, &child, &to))
+        .map(drop)
+}
+
+/// How long a command may take for its order.
+const ORDER_TIME: Duration = Duration::from_secs(5);
+
+/// Brings orders of commands of this user, until the socket is replaced or this process ends.
+pub(super) fn hear_orders(listener: OwnedFd, events: &SyncSender<Heard>) -> io::Result<()> {
+    let to = events.clone();
+    let hear = move || {
+        loop {
+            let accepted = accept_with(&listener, SocketFlags::CLOEXEC);
+            let Ok(accepted) = accepted else {
+                // Out of descriptors, say: later there may be some again.
+                thread::sleep(Duration::from_millis(100));
+                continue;
+            };
+            let order = order(accepted);
+            if let Some((client, upgrade, program)) = order
+                && to.send(Heard::Order(client, upgrade, program)).is_err()
+            {
+                return;
+            }
+        }
+    };
+    let thread = thread::Builder::new().name("orders".to_owned());
+    thread.spawn(hear).map(drop)
+}
+
+/// What a command wants. Whoever else comes is not answered: what it brings would be run with all that this user has.
+fn order(accepted: OwnedFd) -> Option<(Channel, Upgrade, OwnedFd)> {
+    let peer = host::peer::of(&accepted).ok()?;
+    if peer.user != geteuid().as_raw() {
+        return None;
+    }
+    set_socket_timeout(&accepted, Timeout::Recv, Some(ORDER_TIME)).ok()?;
+    let client = Channel::accepted(accepted);
+    let (ToLauncher::Upgrade(upgrade), descriptors) = client.receive().ok()??;
+    let program = descriptors.into_iter().next()?;
+    Some((client, upgrade, program))
 }
 
 /// Collects what `plan` names; beside the start of the VM's process, and a client that may change its mind.
@@ -258,10 +326,11 @@ fn note(what: &str, client: &[OwnedFd]) {
 }
 
 /// First all that the process says, then how it ended.
-fn hear_vm(vm: &Channel, child: &Child, events: &SyncSender<Heard>) {
+fn hear_vm(number: u64, vm: &Channel, child: &Child, events: &SyncSender<Heard>) {
+    let tell = |said| events.send(Heard::Process(number, said)).is_ok();
     let mut is_heard = false;
     loop {
-        let event = match vm.receive::<FromVm>() {
+        let said = match vm.receive::<FromVm>() {
             Ok(Some((FromVm::Asked { what }, client))) => {
                 note(&what, &client);
                 continue;
@@ -277,14 +346,14 @@ fn hear_vm(vm: &Channel, child: &Child, events: &SyncSender<Heard>) {
                 }
                 continue;
             }
-            Ok(Some((said, _))) => Event::Vm(said),
+            Ok(Some((said, descriptors))) => Said::Words(said, descriptors),
             Ok(None) => break,
             Err(source) => {
                 let act = "understand";
-                Event::Refused(RunError::Process { act, source }.into())
+                Said::Strange(RunError::Process { act, source }.into())
             }
         };
-        if !tell(events, event) {
+        if !tell(said) {
             return;
         }
     }
@@ -295,5 +364,5 @@ fn hear_vm(vm: &Channel, child: &Child, events: &SyncSender<Heard>) {
         ),
         Err(_) => Gone::Exited(i32::from(OUR_FAULT)),
     };
-    tell(events, Event::VmGone(gone));
+    tell(Said::Gone(gone));
 }

@@ -5,8 +5,11 @@
 
 mod again;
 mod events;
+mod ground;
+mod reaping;
 mod refusals;
 mod state;
+mod upgrade;
 mod weight;
 
 use std::fs::{self, File, OpenOptions};
@@ -16,7 +19,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use api::{JailWish, OnNetwork, VmInfo, VmName, VmOrigin};
@@ -27,14 +30,16 @@ use machine::{
 };
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Signal, WaitOptions, chdir, geteuid, getpid, pidfd_send_signal, set_child_subreaper,
-    setsid,
+    Pid, Signal, chdir, geteuid, getpid, pidfd_send_signal, set_child_subreaper, setsid,
 };
 use rustix::stdio::dup2_stderr;
 
 use self::again::Again;
 use self::events::{Between, Collected, Heard, Network};
+use self::ground::Ground;
+use self::reaping::reap;
 use self::state::{Act, Event, IsKept, State};
+use self::upgrade::Upgrading;
 pub use self::weight::Means;
 use self::weight::Weight;
 use crate::ending;
@@ -44,12 +49,9 @@ use crate::sharing::FolderServer;
 use crate::spawn;
 use crate::trouble::{OUR_FAULT, RunError, Trouble, causes};
 use crate::wire::{
-    Birth, Channel, DESCRIPTORS_MAX, Ended, FromVm, Given, Guest, Labelled, Launch, Outcome, Role,
-    Sorted, ToClient, ToVm, Wish,
+    Birth, Channel, Ended, Given, Guest, Labelled, Launch, Outcome, Role, Sorted, ToClient, ToVm,
+    Wish,
 };
-
-/// How long the launcher stays for children that the VM's process left behind.
-const REAP_TIME: Duration = Duration::from_secs(2);
 
 /// Launches a VM and stays until it has ended; the exit status, which says no more than whether the client was told.
 pub(crate) fn launch(client: Channel, launch: Launch, descriptors: Vec<OwnedFd>) -> u8 {
@@ -79,6 +81,12 @@ const LOOK: Duration = Duration::from_secs(2);
 struct Launcher {
     client: Arc<Channel>,
     vm: Arc<Channel>,
+    /// Which of the processes that were started for the VM runs it.
+    present: u64,
+    /// What is needed to have another one run it.
+    ground: Ground,
+    /// Another one is to run it.
+    upgrading: Option<Upgrading>,
     /// The VM's process; its number cannot be another's as long as this is open.
     process: OwnedFd,
     claim: Option<Claim>,
@@ -215,14 +223,12 @@ impl Launcher {
         let process = child.process().map_err(failed("hold"))?;
         let beyond = Beyond::of(&plan, claim.name());
         let weight = weighed(&plan)?;
+        let is_alone = launch.is_detached && !labelled.has_streams();
+        let ground = Ground::new(&plan, &launch.guest, is_alone, &log);
         let birth = Birth {
-            plan: plan.clone(),
-            guest: launch.guest,
             window: launch.window,
             is_raw: launch.is_raw,
-            log: LogWish::of_environment(),
-            is_apart: apart == Apart::Namespaces,
-            given: labelled.given,
+            ..birth(plan.clone(), launch.guest, apart, labelled.given)
         };
         let vm = Arc::new(vm);
         let sent = vm.send(&Role::Vm(Box::new(birth)), &labelled.descriptors);
@@ -233,6 +239,9 @@ impl Launcher {
         let launcher = Launcher {
             client: Arc::clone(client),
             vm,
+            present: 0,
+            ground,
+            upgrading: None,
             process,
             claim: Some(claim),
             has_served: false,
@@ -258,20 +267,27 @@ impl Launcher {
     /// Takes events until there is nothing left to do.
     fn run(mut self, mut state: State, events: Receiver<Heard>) {
         loop {
-            let left = state
-                .deadline()
+            let deadline = state.deadline().into_iter().chain(self.upgrade_deadline());
+            let left = deadline
+                .min()
                 .map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let heard = events.recv_timeout(left.map_or(LOOK, |left| left.min(LOOK)));
             let event = match heard {
-                Ok(Heard::Event(Event::Vm(FromVm::Ended(ended)))) => {
-                    Event::Vm(FromVm::Ended(Box::new(self.settled(*ended))))
-                }
                 Ok(Heard::Event(event)) => event,
+                Ok(Heard::Process(number, said)) => match self.event_of(number, said) {
+                    Some(event) => event,
+                    None => continue,
+                },
+                Ok(Heard::Order(client, upgrade, program)) => {
+                    self.upgrade(client, upgrade, program, &state);
+                    continue;
+                }
                 Ok(Heard::Collected(collected)) => match self.hand_over(*collected) {
                     Ok(()) => continue,
                     Err(error) => Event::Refused(error.into()),
                 },
                 Ok(Heard::NetworkGone) => {
+                    self.call_off("its network is gone and comes again; ask again in a moment");
                     self.start_network();
                     continue;
                 }
@@ -287,6 +303,7 @@ impl Launcher {
                     self.refused(count, &what);
                     continue;
                 }
+                Err(RecvTimeoutError::Timeout) if self.is_upgrade_late() => continue,
                 Err(RecvTimeoutError::Timeout) if left.is_some_and(|left| left <= LOOK) => {
                     Event::TimeUp
                 }
@@ -322,7 +339,12 @@ impl Launcher {
                 self.info.jail = Some(jail);
                 return self.serve();
             }
-            Act::TellVm(what) => self.tell_vm(&what, None::<&File>),
+            Act::TellVm(what) => {
+                if matches!(what, ToVm::Stop(_) | ToVm::PowerOff { .. }) {
+                    self.call_off("it was asked to end");
+                }
+                self.tell_vm(&what, None::<&File>);
+            }
             Act::TellClient(what) => tell(&self.client, &what),
             Act::Grant(number, wish) => self.grant(number, wish),
             Act::LetGo => self.let_go(),
@@ -331,6 +353,7 @@ impl Launcher {
             Act::KillVm => self.signal(Signal::KILL),
             Act::Record(ended, is_kept) => self.record(&ended, is_kept == IsKept::Yes),
             Act::Discard => {
+                self.ground.let_go();
                 self.servers.clear();
                 drop(std::mem::take(&mut self.beyond.between));
                 drop(self.kept.take());
@@ -362,18 +385,8 @@ impl Launcher {
         let failed = |act| move |source| RunError::Process { act, source };
         let labelled = descriptors.into_labelled();
         let (labelled, node) = labelled.map_err(failed("give descriptors to"))?;
-        let mut parts = labelled.chunks(DESCRIPTORS_MAX).peekable();
-        while let Some(part) = parts.next() {
-            let given = ToVm::Given {
-                labels: part.iter().map(|(label, _)| *label).collect(),
-                node: parts.peek().is_none().then_some(node),
-            };
-            let descriptors: Vec<_> = part.iter().map(|(_, it)| it.as_fd()).collect();
-            // A process that is gone is heard of by the thread that waits for it.
-            if let Err(error) = self.vm.send(&given, &descriptors) {
-                tracing::debug!(%error, "the VM's process was not given its descriptors");
-            }
-        }
+        ground::give(&self.vm, &labelled, node);
+        self.ground.hold(labelled, node);
         Ok(())
     }
 
@@ -422,6 +435,7 @@ impl Launcher {
                 self.note_address(on);
                 self.weight.take_in();
                 self.tell_vm(&ToVm::Network, Some(&socket));
+                self.ground.plug_in(socket);
             }
             Err(error) => {
                 tracing::warn!("{error}: {}", causes(&error).join(": "));
@@ -469,6 +483,9 @@ impl Launcher {
             Wish::CpuWeight(weight) => self.weight.set(weight).map(|()| None),
             Wish::NextLog => {
                 let next = self.claim.as_ref().and_then(|claim| claim.turn_log().ok());
+                if let Some(next) = &next {
+                    self.ground.log_goes_on(next);
+                }
                 let next = next.map(OwnedFd::from);
                 next.ok_or_else(|| io::Error::from(Errno::NOSPC)).map(Some)
             }
@@ -504,6 +521,8 @@ impl Launcher {
         claim.started();
         let info = self.info.clone();
         self.tell_vm(&ToVm::Serve { info }, Some(&listener));
+        self.ground.listens(listener);
+        self.take_orders()?;
         self.has_served = true;
         tell(&self.client, &ToClient::Serving { name });
         Ok(())
@@ -558,16 +577,19 @@ impl Launcher {
             self.messages = Some(messages);
             self.let_go();
         }
+        self.call_off("its folder was gone and is made anew; ask again");
+        self.ground.listens(listener);
         if let Some(gone) = self.claim.replace(claim) {
             gone.give_up();
         }
-        Ok(())
+        self.take_orders()
     }
 
     /// Writes down the end and gives the name back, for this process and the VM's.
     fn record(&mut self, ended: &Ended, is_kept: bool) {
         // Who hears of the end finds nothing left of the VM.
         self.servers.clear();
+        self.ground.let_go();
         drop(std::mem::take(&mut self.beyond.between));
         drop(self.kept.take());
         let Some(claim) = self.claim.take() else {
@@ -615,6 +637,16 @@ impl Launcher {
         {
             tracing::warn!(%error, "standard error stays where it was");
         }
+    }
+
+    /// Takes orders of this user's commands from now on.
+    fn take_orders(&self) -> Result<(), RunError> {
+        let Some(claim) = &self.claim else {
+            return Ok(());
+        };
+        let name = self.info.name.as_str();
+        let listener = claim.listen_as_launcher().map_err(claim_error(name))?;
+        events::hear_orders(listener, &self.events).map_err(RunError::Thread)
     }
 
     fn tell_vm(&self, what: &ToVm, descriptor: Option<&impl AsFd>) {
@@ -675,6 +707,20 @@ fn describe(claim: &Claim, plan: &VmPlan, guest: &Guest, is_detached: bool) -> V
     }
 }
 
+/// What a process of a VM is to be that starts its guest, at no terminal.
+fn birth(plan: VmPlan, guest: Guest, apart: Apart, given: Vec<Given>) -> Birth {
+    Birth {
+        plan,
+        guest,
+        window: None,
+        is_raw: false,
+        log: LogWish::of_environment(),
+        is_apart: apart == Apart::Namespaces,
+        goes_on: None,
+        given,
+    }
+}
+
 /// What keeps the weight of the VM, which has the one that was asked for.
 fn weighed(plan: &VmPlan) -> Result<Weight, RunError> {
     let mut kept = Weight::new(&plan.name);
@@ -716,33 +762,4 @@ fn open_messages(claim: &Claim) -> io::Result<File> {
 fn claim_error(name: &str) -> impl FnOnce(fleet::ClaimError) -> RunError {
     let name = name.to_owned();
     move |source| RunError::Claim { name, source }
-}
-
-/// Waits for what the VM's process left behind: a passt whose socket is closed ends by itself. `carriers` live on.
-fn reap(carriers: &[Pid]) {
-    let give_up = Instant::now() + REAP_TIME;
-    // An error means that there is no child left.
-    while let Ok(reaped) = rustix::process::wait(WaitOptions::NOHANG) {
-        if reaped.is_none() {
-            let is_alone = !carriers.is_empty() && children().all(|it| carriers.contains(&it));
-            if is_alone || Instant::now() > give_up {
-                return;
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-/// The children of this process.
-fn children() -> impl Iterator<Item = Pid> {
-    let us = getpid();
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
-    // The fourth field, of which the second is a name in parentheses (proc_pid_stat(5)).
-    let parent = |pid: &Pid| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let (_, fields) = stat.rsplit_once(") ")?;
-        Pid::from_raw(fields.split(' ').nth(1)?.parse().ok()?)
-    };
-    pids.filter(move |pid| parent(pid) == Some(us))
 }

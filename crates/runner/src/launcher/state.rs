@@ -11,6 +11,7 @@
 //! gone, so that nothing of a VM runs when a command that started it has returned. A VM that shall end and does not is
 //! killed after [`PATIENCE`]; a VM that is suspended goes on before anything is asked of it.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use api::{EndKind, Jail};
@@ -53,6 +54,15 @@ pub(super) enum Gone {
     Exited(i32),
     /// By this signal.
     Killed(i32),
+}
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Gone::Exited(status) => write!(f, "exit status {status}"),
+            Gone::Killed(signal) => write!(f, "signal {signal}"),
+        }
+    }
 }
 
 /// What is to be done.
@@ -137,6 +147,11 @@ impl State {
             asked: Asked::new(OnTerm::PowerButton),
             deadline: None,
         }
+    }
+
+    /// Whether its guest runs, and is not to end.
+    pub(super) fn is_running(&self) -> bool {
+        self.stage == Stage::Serving && self.has_started && self.deadline.is_none()
     }
 
     /// When [`Event::TimeUp`] is due.
@@ -248,6 +263,9 @@ impl State {
             | FromVm::Started
             | FromVm::Ended(_)
             | FromVm::Asked { .. }
+            | FromVm::Ready { .. }
+            | FromVm::Gives { .. }
+            | FromVm::Keeps { .. }
             | FromVm::Refusals => Vec::new(),
         }
     }

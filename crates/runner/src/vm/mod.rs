@@ -11,6 +11,8 @@
 
 mod asking;
 mod connect;
+mod ends;
+mod giving;
 pub(crate) mod input;
 mod orders;
 mod outlet;
@@ -28,11 +30,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use api::{Jail, JailWish};
-use fleet::LogWriter;
 use host::jail::{self, Inmate, Kind, Refused, Tier};
 use machine::{
     Audit, Broker, ControlServer, Descriptors, Ending, Machine, MachineControl, MachineError,
-    Opened, Report, VmPlan, open, reserve_code,
+    Opened, Report, VmPlan, open, open_beside, reserve_code,
 };
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::chdir;
@@ -42,9 +43,9 @@ use signal_hook::iterator::Signals;
 
 use self::asking::Asking;
 use self::connect::Talk;
+use self::ends::Ends;
 use self::orders::{Answers, Folder, Orders};
 use self::over::IsOver;
-use self::program::Ours;
 use crate::ask::{Ask, Asked, GRACE, OnTerm};
 use crate::ending;
 use crate::own_log;
@@ -103,28 +104,25 @@ fn tell(channel: &Channel, ended: &Ended) -> u8 {
 /// Builds the machine and connects its console.
 fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Result<Vm, RunError> {
     let failed = |act| move |source| RunError::Process { act, source };
-    let sorted = Sorted::new(&birth.given, descriptors).map_err(failed("give descriptors to"))?;
+    let mut sorted =
+        Sorted::new(&birth.given, descriptors).map_err(failed("give descriptors to"))?;
     let (answering, answers) = orders::answers();
     let asking = Asking::new(channel);
-    let log = sorted.log.ok_or(io::Error::from(io::ErrorKind::NotFound));
-    let log = log.map_err(failed("give a log to"))?;
-    let log = LogWriter::new(log.into(), asking::turn_log(&asking));
-    let folder = Arc::new(Folder::of_log(&log));
-    let ours = Ours {
-        input: sorted.input.map(File::from),
-        output: sorted.output.map(File::from),
-        errors: sorted.errors.map(File::from),
-    };
-    let (console, talk) = connect::connect(birth.guest, ours, log).map_err(failed("connect"))?;
+    if let Some(format) = birth.goes_on {
+        giving::check_format(&birth.plan.name, format)?;
+    }
+    let goes_on = birth.goes_on.is_some();
+    let ends = Ends::new(goes_on, birth.guest, &mut sorted, &asking)?;
     let name = birth.plan.name.clone();
     let wish = birth.plan.jail;
-    let (descriptors, early) = given(channel, &birth.plan)?;
+    let (descriptors, mut early) = given(channel, &birth.plan)?;
     let has_kvm = descriptors.has_kvm();
     let broker = Arc::clone(&asking) as Arc<dyn Broker>;
     let not_built = |source| {
         let name = name.clone();
         RunError::Build { name, source }
     };
+    let open = if goes_on { open_beside } else { open };
     let opened = open(birth.plan, descriptors, &broker).map_err(not_built)?;
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT]).map_err(RunError::Thread)?;
     let inmate = Inmate {
@@ -134,7 +132,9 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
         is_heard: true,
     };
     let jail = lock_in(&name, wish, inmate, &opened, channel)?;
-    let machine = opened.assemble(console).map_err(not_built)?;
+    let wait = || giving::wait(&name, channel, &asking, &mut early);
+    let (machine, folder, talk) = ends.assemble(opened, wait)?;
+    let machine = machine.map_err(not_built)?;
     are_spare(DESCRIPTORS_TO_COME).map_err(|source| RunError::Descriptors {
         name: name.clone(),
         source,
@@ -153,6 +153,7 @@ fn born(channel: &Arc<Channel>, birth: Birth, descriptors: Vec<OwnedFd>) -> Resu
         answering,
         asking,
         folder: Arc::clone(&folder),
+        giver: machine.giver(),
     };
     orders.listen(early).map_err(RunError::Thread)?;
     listen_to_signals(signals, control.clone(), over.clone()).map_err(RunError::Thread)?;

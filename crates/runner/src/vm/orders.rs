@@ -13,11 +13,12 @@ use api::VmInfo;
 use fleet::LogWriter;
 use host::lock::Lock;
 use host::rest::rest;
-use machine::{Acceptor, Devices, MachineControl, StopCause};
+use machine::{Acceptor, Devices, Giver, MachineControl, StopCause};
 use rustix::stdio::dup2_stderr;
 use signal_hook::consts::SIGTERM;
 
 use super::asking::Asking;
+use super::giving;
 use super::over::IsOver;
 use crate::trouble::OUR_FAULT;
 use crate::wire::{Channel, ToVm};
@@ -80,6 +81,7 @@ pub(super) struct Orders {
     pub(super) answering: Answering,
     pub(super) asking: Arc<Asking>,
     pub(super) folder: Arc<Folder>,
+    pub(super) giver: Giver,
 }
 
 /// What of this process lies in the VM's folder, for when that is made anew.
@@ -130,6 +132,8 @@ impl Orders {
             while let Ok(Some((order, descriptors))) = self.channel.receive::<ToVm>() {
                 self.take(order, descriptors);
             }
+            // Nobody is left who would say that another process has the guest.
+            self.giver.stays();
             self.control.stop_because(StopCause::Left);
             // Threads that wait for an answer hear that none comes.
             self.asking.give_up();
@@ -159,7 +163,9 @@ impl Orders {
             }
             ToVm::Answer { number, refusal } => self.asking.answer(number, refusal, descriptor),
             // All of it was there before anything was built.
-            ToVm::Given { .. } | ToVm::Renewed => {}
+            ToVm::Given { .. } | ToVm::Renewed | ToVm::GoOn { .. } => {}
+            ToVm::GiveAway => giving::give(&self.giver, &self.channel),
+            ToVm::Stays => self.giver.stays(),
             ToVm::CallsRefused { count } => host::jail::note_refused(count),
             ToVm::Refused { count } => self.devices.count_refused(count),
             ToVm::Network => {

@@ -24,6 +24,13 @@ pub(crate) enum Given {
     Messages,
 }
 
+impl Given {
+    /// Whether it connects a guest to who started it.
+    fn is_stream(self) -> bool {
+        matches!(self, Given::Input | Given::Output | Given::Errors)
+    }
+}
+
 /// Descriptors with what each is for, to be sent.
 #[derive(Debug, Default)]
 pub(crate) struct Labelled<'a> {
@@ -38,6 +45,11 @@ impl<'a> Labelled<'a> {
     pub(crate) fn add(&mut self, what: Given, descriptor: Option<&'a impl AsFd>) {
         self.given.extend(descriptor.map(|_| what));
         self.descriptors.extend(descriptor.map(AsFd::as_fd));
+    }
+
+    /// Whether one of them connects a guest to who started it.
+    pub(crate) fn has_streams(&self) -> bool {
+        self.given.iter().any(|it| it.is_stream())
     }
 
     /// Adds those there are of the three standard streams.

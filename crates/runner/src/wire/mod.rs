@@ -16,6 +16,7 @@ mod network;
 mod observer;
 mod reader;
 mod sharing;
+mod upgrade;
 
 use std::path::PathBuf;
 
@@ -30,6 +31,8 @@ pub(crate) use self::network::{FromNetwork, Join, NetworkPlan};
 pub(crate) use self::observer::{FromObserver, Look, Size, ToObserver};
 pub(crate) use self::reader::{FromReader, ToReader};
 pub(crate) use self::sharing::FromSharing;
+pub(crate) use self::upgrade::{FORMAT, FromLauncher, ToLauncher, Upgrade};
+pub use self::upgrade::{Refused, Upgraded};
 use crate::own_log::LogWish;
 use crate::report::RunReport;
 use crate::trouble::Trouble;
@@ -176,6 +179,10 @@ pub(crate) struct Birth {
     pub(crate) log: LogWish,
     /// It was born into namespaces of its own.
     pub(crate) is_apart: bool,
+    /// It goes on with a guest that another process runs still, which says what that is in this format
+    /// ([`machine::HANDED_FORMAT`]).
+    #[serde(default)]
+    pub(crate) goes_on: Option<u32>,
     /// What the descriptors with this message are.
     pub(crate) given: Vec<Given>,
 }
@@ -271,6 +278,16 @@ pub(crate) enum ToVm {
     /// The VM's folder was gone and was made anew. With this come the lock of its name, the control socket's listener and, for a
     /// detached VM, where it says what it has to say.
     Renewed,
+    /// Bring the guest to rest and give it away: another process is ready for it. Answered with [`FromVm::Gives`] or
+    /// [`FromVm::Keeps`].
+    GiveAway,
+    /// The guest stays: it is to go on, if it rests to be given away.
+    Stays,
+    /// Go on with the guest that another process has given away: the descriptors with this are the log and a [`machine::Handed`].
+    GoOn {
+        /// Bytes that the log has already.
+        log_bytes: u64,
+    },
     /// The end is written down and the name given back.
     Recorded,
 }
@@ -282,6 +299,22 @@ pub(crate) enum FromVm {
     Built {
         /// What stands around its process.
         jail: Jail,
+    },
+    /// Everything is opened and it has locked itself in, to go on with a guest that another process runs still. Answered with
+    /// [`ToVm::GoOn`].
+    Ready {
+        /// In which format it says what a VM is ([`machine::HANDED_FORMAT`]).
+        format: u32,
+    },
+    /// The guest rests, and the descriptors with this are a [`machine::Handed`].
+    Gives {
+        /// Since when it rests, in microseconds.
+        rested_us: u64,
+    },
+    /// The guest is not given away, and goes on here.
+    Keeps {
+        /// Why.
+        why: String,
     },
     /// It has locked itself in; whoever has the descriptor with this hears of each call that it is refused.
     Refusals,

@@ -88,6 +88,18 @@ impl Disk {
         self.image.flush()
     }
 
+    /// Has everything that this process holds of the image be in its file, for another process that opens it: durable it is no more
+    /// than before. While no request is under way.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn write_out(&self) -> io::Result<()> {
+        if self.options.is_read_only {
+            return Ok(());
+        }
+        self.image.write_out()
+    }
+
     /// Sectors of the disk.
     pub(super) fn capacity_sectors(&self) -> u64 {
         self.image.size_bytes() / SECTOR_BYTES

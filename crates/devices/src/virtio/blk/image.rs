@@ -120,6 +120,15 @@ impl Image {
         }
     }
 
+    /// Comes back when all that was written is in the file, for whoever opens that.
+    pub(super) fn write_out(&self) -> io::Result<()> {
+        match self {
+            // Nothing of it is held here.
+            Image::Raw(_) => Ok(()),
+            Image::Qcow2(image) => image.write_out(),
+        }
+    }
+
     /// The guest does not need these bytes any more. Advice: a host that cannot give them back keeps them.
     pub(super) fn discard(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
         match self {

@@ -139,10 +139,13 @@ impl Qcow2Image {
     }
 
     pub(super) fn flush(&self) -> io::Result<()> {
-        let access = self.shared();
-        access.flush()?;
-        drop(access);
+        self.write_out()?;
         self.file.sync_data()
+    }
+
+    /// Tables too, which are held here until they are flushed.
+    pub(super) fn write_out(&self) -> io::Result<()> {
+        self.shared().flush()
     }
 
     pub(super) fn discard(&self, offset: u64, len_bytes: u64) -> io::Result<()> {

@@ -57,6 +57,25 @@ impl Inlet {
         }
     }
 
+    /// What was read and not given to the guest, and cannot be read again; nothing of a tap, whose packets are lost as on a wire.
+    pub(super) fn unread(&self) -> Vec<u8> {
+        match self.source {
+            Source::Stream(_) => self.bytes[self.start..self.end].to_vec(),
+            Source::Tap(_) => Vec::new(),
+        }
+    }
+
+    /// Begins with these bytes, which were read before; false, and nothing is changed, if they are too many.
+    pub(super) fn begin_with(&mut self, bytes: &[u8]) -> bool {
+        let fits = bytes.len() <= self.bytes.len();
+        if fits {
+            self.bytes[..bytes.len()].copy_from_slice(bytes);
+            self.start = 0;
+            self.end = bytes.len();
+        }
+        fits
+    }
+
     /// What to wait for.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         match &self.source {

@@ -31,4 +31,4 @@ mod wire;
 
 pub use crate::virtio::mac::MacAddress;
 pub use device::Net;
-pub use port::NetPort;
+pub use port::{NetPort, Unfinished};

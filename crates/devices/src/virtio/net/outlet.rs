@@ -60,6 +60,25 @@ impl Outlet {
         }
     }
 
+    /// What waits to be written; nothing of a tap, whose packets are lost as on a wire.
+    pub(super) fn unwritten(&self) -> Vec<u8> {
+        match self.sink {
+            Sink::Stream(_) => self.bytes[self.start..self.end].to_vec(),
+            Sink::Tap(_) => Vec::new(),
+        }
+    }
+
+    /// Begins with these bytes, which were to be written before; false, and nothing is changed, if they are too many.
+    pub(super) fn begin_with(&mut self, bytes: &[u8]) -> bool {
+        let fits = bytes.len() <= self.bytes.len();
+        if fits {
+            self.bytes[..bytes.len()].copy_from_slice(bytes);
+            self.start = 0;
+            self.end = bytes.len();
+        }
+        fits
+    }
+
     /// What to wait for when something waits.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         match &self.sink {

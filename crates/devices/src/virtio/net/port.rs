@@ -49,6 +49,18 @@ struct Port {
     listener: Lock<Option<Interrupt>>,
     /// What the driver takes, and the tap has not been told.
     offloads: Lock<Option<Offloads>>,
+    /// As workers said it when they were saved.
+    unfinished: Lock<Unfinished>,
+}
+
+/// What a port has read of its network and not given to the guest, and what it has of the guest and not written: in the middle
+/// of a frame, as a rule. Without it, nobody who goes on with the same socket would find the next frame.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Unfinished {
+    /// Towards the guest.
+    pub from_network: Vec<u8>,
+    /// From the guest.
+    pub to_network: Vec<u8>,
 }
 
 /// What no worker holds.
@@ -130,7 +142,44 @@ impl NetPort {
             is_pulled: AtomicBool::new(false),
             listener: Lock::new(None),
             offloads: Lock::new(None),
+            unfinished: Lock::default(),
         }))
+    }
+
+    /// What is unfinished while the guest rests and its devices were saved: of workers, or where there are none, here.
+    pub fn unfinished(&self) -> Unfinished {
+        let halves = self.0.halves.lock();
+        let mut unfinished = self.0.unfinished.lock().clone();
+        if let Some(inlet) = &halves.inlet {
+            unfinished.from_network = inlet.unread();
+        }
+        if let Some(outlet) = &halves.outlet {
+            unfinished.to_network = outlet.unwritten();
+        }
+        unfinished
+    }
+
+    /// Begins with what another process left unfinished, before there is a worker; false if that cannot be.
+    pub fn begin_with(&self, unfinished: &Unfinished) -> bool {
+        let mut halves = self.0.halves.lock();
+        let halves = &mut *halves;
+        match (&mut halves.inlet, &mut halves.outlet) {
+            (Some(inlet), Some(outlet)) => {
+                inlet.begin_with(&unfinished.from_network)
+                    && outlet.begin_with(&unfinished.to_network)
+            }
+            _ => *unfinished == Unfinished::default(),
+        }
+    }
+
+    /// A worker says what is unfinished of its half.
+    pub(super) fn note(&self, note: impl FnOnce(&mut Unfinished)) {
+        note(&mut self.0.unfinished.lock());
+    }
+
+    /// Whether somebody has pulled the cable.
+    pub fn is_pulled(&self) -> bool {
+        self.0.is_pulled.load(Ordering::Acquire)
     }
 
     /// Plugs the cable in or pulls it. While it is out, packets both ways are lost, whatever becomes of what is at its other

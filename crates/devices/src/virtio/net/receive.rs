@@ -218,6 +218,8 @@ impl Ring {
 
 impl Worker for Receiver {
     fn save(&self) -> WorkerState {
+        let unread = self.inlet.as_ref().map(Inlet::unread).unwrap_or_default();
+        self.port.note(|it| it.from_network = unread);
         WorkerState::plain([self.ring.queue.position()])
     }
 

@@ -229,6 +229,9 @@ fn make_whole(header: Header, frame: &mut [u8]) -> Option<()> {
 
 impl Worker for Transmitter {
     fn save(&self) -> WorkerState {
+        let unwritten = self.outlet.as_ref().map(Outlet::unwritten);
+        self.port
+            .note(|it| it.to_network = unwritten.unwrap_or_default());
         let queues = self.transmit.iter().chain(&self.control);
         WorkerState::plain(queues.map(Virtqueue::position))
     }
