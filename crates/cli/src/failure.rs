@@ -549,6 +549,7 @@ impl Failure {
             {
                 BAD_INPUT
             }
+            Failure::Vm { source, .. } if source.is_bad_input() => BAD_INPUT,
             Failure::App(AppImageError::App(error)) if error.is_bad_input() => BAD_INPUT,
             Failure::Image(error) if error.is_bad_input() => BAD_INPUT,
             Failure::Foreign { source, .. } if source.is_bad_input => BAD_INPUT,

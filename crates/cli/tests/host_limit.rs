@@ -226,9 +226,10 @@ fn a_limit_that_a_store_without_a_file_fills_is_said_not_to_be_kept() {
     let Some(guest) = Limited::new("whole", Who::Oneself) else {
         return;
     };
-    guest.start(&["--engine", "soft", "--host-limit", "100M"]);
+    let first = guest.start(&["--engine", "soft", "--host-limit", "100M"]);
+    let words = "without `--page-file` the limit of 100 MiB";
+    assert!(first.contains(words), "{first}");
     let said = || guest.call(&["logs", "whole", "--json"]).stdout;
-    assert!(said().contains("without `--page-file` the limit of 100 MiB"));
     guest.type_line("head -c 75000000 /dev/urandom > /tmp/it; echo filled $((6 * 7))");
     guest.until("memory is filled", || guest.log().contains("filled 42"));
     let is_said = || said().contains("the limit of 100 MiB of the host's memory is not kept");

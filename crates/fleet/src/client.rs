@@ -43,6 +43,16 @@ pub enum ClientError {
     },
 }
 
+impl ClientError {
+    /// Whether what was asked makes no sense, whatever the VM's state.
+    pub fn is_bad_input(&self) -> bool {
+        let ClientError::Refused { code, .. } = self else {
+            return false;
+        };
+        *code == RefusalCode::BadRequest
+    }
+}
+
 /// Descriptors that come with one message, at most.
 const DESCRIPTORS_MAX: usize = 128;
 

@@ -275,9 +275,10 @@ impl Paging {
         state.pager.clone().filter(|_| !state.is_aside)
     }
 
-    /// Memory that compressed pages may take.
-    pub(crate) fn page_memory_bytes(&self) -> u64 {
-        self.state().settings.store_memory_bytes
+    /// What was asked for guest memory, and for what compressed pages may take.
+    pub(crate) fn said(&self) -> (Option<u64>, u64) {
+        let settings = &self.state().settings;
+        (settings.limit_bytes, settings.store_memory_bytes)
     }
 
     /// Why the guest waits for room, if it does.

@@ -4,7 +4,8 @@ use std::ffi::CStr;
 
 use host::mapping::MemFd;
 
-use crate::memory::{MemoryError, Slots};
+use crate::error::MemoryError;
+use crate::slots::Slots;
 
 /// What the memory file is called in `/proc/PID/maps`.
 const NAME: &CStr = c"mother-guest-memory";

@@ -14,16 +14,20 @@
     reason = "guest memory is shared with running vCPUs; only raw volatile access is sound"
 )]
 
+mod error;
 mod file;
 mod keeper;
 mod memory;
 mod notes;
 mod paged;
+mod slots;
 mod transfer;
 
+pub use error::MemoryError;
 pub use file::MemoryFile;
 pub use keeper::{PageBytes, PageKeeper};
-pub use memory::{GuestMemory, Hva, MemoryError, Memslot, Slots, VmMemory};
+pub use memory::{GuestMemory, Hva, VmMemory};
 pub use notes::{CodeWatch, PageNotes, Writers};
 pub use paged::{Faults, PageMap, PagedMemory};
+pub use slots::{Memslot, Slots};
 pub use transfer::{Buffer, TransferError};

@@ -7,14 +7,15 @@ use std::sync::{Arc, Weak};
 
 use host::lock::Lock;
 use host::mapping::{Mapping, MemFd, Protection};
-use thiserror::Error;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestRegionMmap};
 use x86::{Gpa, PAGE_SIZE};
 
+use crate::error::MemoryError;
 use crate::file::MemoryFile;
 use crate::keeper::PageKeeper;
 use crate::notes::{PageNotes, SlotNotes};
+use crate::slots::Slots;
 
 /// The shape in which rust-vmm's loaders and virtqueues see guest memory.
 pub type VmMemory = vm_memory::GuestRegionCollection<vm_memory::GuestRegionMmap<SlotNotes>>;
@@ -22,96 +23,6 @@ pub type VmMemory = vm_memory::GuestRegionCollection<vm_memory::GuestRegionMmap<
 /// Host virtual address of a byte of guest memory: a number for generated code and for KVM, not a pointer to use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hva(pub u64);
-
-/// A stretch of guest physical memory backed by host memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Memslot {
-    /// First address.
-    pub gpa: Gpa,
-    /// Its length.
-    pub len_bytes: u64,
-    /// Where it starts in the memory file.
-    pub file_offset: u64,
-}
-
-impl Memslot {
-    /// First address behind the slot.
-    pub fn end(&self) -> Gpa {
-        Gpa(self.gpa.0 + self.len_bytes)
-    }
-}
-
-/// Every memslot of a VM, lowest first.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Slots(Vec<Memslot>);
-
-impl Slots {
-    /// Adds a slot behind the others.
-    ///
-    /// # Panics
-    /// If it is empty, not page-aligned, or not above the last slot: the plan lays slots out in order.
-    pub fn push(&mut self, gpa: Gpa, len_bytes: u64) {
-        assert!(
-            gpa.is_page_aligned() && len_bytes.is_multiple_of(PAGE_SIZE),
-            "the plan rounds slots to pages"
-        );
-        assert!(len_bytes > 0, "a slot has pages");
-        let (end, file_offset) = self.0.last().map_or((Gpa(0), 0), |last| {
-            (last.end(), last.file_offset + last.len_bytes)
-        });
-        assert!(gpa >= end, "slots are laid out lowest first");
-        self.0.push(Memslot {
-            gpa,
-            len_bytes,
-            file_offset,
-        });
-    }
-
-    /// The slots.
-    pub fn as_slice(&self) -> &[Memslot] {
-        &self.0
-    }
-
-    /// Bytes in all slots.
-    pub fn len_bytes(&self) -> u64 {
-        self.0.iter().map(|slot| slot.len_bytes).sum()
-    }
-}
-
-/// Why guest memory could not be made or reached.
-#[derive(Debug, Error)]
-pub enum MemoryError {
-    /// The host gave no memory.
-    #[error("cannot map {len_bytes} bytes of guest memory")]
-    Map {
-        /// Bytes asked for.
-        len_bytes: u64,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// rust-vmm's view could not be built.
-    #[error("cannot describe guest memory at {gpa}")]
-    Describe {
-        /// Where the slot begins.
-        gpa: Gpa,
-    },
-    /// The host did not take pages back.
-    #[error("cannot give guest memory at {gpa} back to the host")]
-    Discard {
-        /// First page.
-        gpa: Gpa,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// An access touched addresses that no memslot backs.
-    #[error("no guest memory at {gpa}..+{len_bytes}")]
-    NotMemory {
-        /// First byte.
-        gpa: Gpa,
-        /// Its length.
-        len_bytes: u64,
-    },
-}
 
 /// The guest memory of one VM. Cheap to share behind an `Arc`.
 pub struct GuestMemory {

@@ -181,6 +181,11 @@ impl StoreSize {
     /// Less is no room.
     pub const MIN: StoreSize = StoreSize(1 << 20);
 
+    /// So many, or the least that is room.
+    pub fn of_bytes(bytes: u64) -> StoreSize {
+        StoreSize(bytes).max(StoreSize::MIN)
+    }
+
     /// In bytes.
     pub fn bytes(self) -> u64 {
         self.0

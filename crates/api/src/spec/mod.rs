@@ -319,6 +319,26 @@ impl VmSpec {
         }
     }
 
+    /// It may use so much per second, and of what is not said as much as it wants.
+    pub fn set_rates(&mut self, rates: &Rates) {
+        let Rates {
+            cpu_limit,
+            cpu_weight,
+            disk_rate,
+            disk_ops,
+            net_rate,
+            net_packets,
+            console_rate,
+        } = *rates;
+        self.cpu_limit = cpu_limit;
+        self.cpu_weight = cpu_weight;
+        self.disk_rate = disk_rate;
+        self.disk_ops = disk_ops;
+        self.net_rate = net_rate;
+        self.net_packets = net_packets;
+        self.console_rate = console_rate;
+    }
+
     /// What the VM is called in messages.
     pub fn shown_name(&self) -> &str {
         self.name.as_ref().map_or("guest", VmName::as_str)

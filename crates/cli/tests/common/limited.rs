@@ -52,7 +52,7 @@ impl Limited {
     }
 
     /// Starts it, without waiting for anything.
-    pub fn launch(&self, words: &[&str]) {
+    pub fn launch(&self, words: &[&str]) -> String {
         let always = [
             "-d",
             "--name",
@@ -64,12 +64,14 @@ impl Limited {
         ];
         let ran = self.mother.run(&[&always, words].concat());
         assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+        ran.stderr
     }
 
-    /// Starts it and waits for its shell.
-    pub fn start(&self, words: &[&str]) {
-        self.launch(words);
+    /// Starts it and waits for its shell; what Mother said.
+    pub fn start(&self, words: &[&str]) -> String {
+        let said = self.launch(words);
         self.until("the shell", || self.log().contains("guest:~#"));
+        said
     }
 
     pub fn log(&self) -> String {

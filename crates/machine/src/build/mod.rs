@@ -1,6 +1,7 @@
 //! From a plan to a machine, and from its run to its report.
 
 pub(crate) mod descriptors;
+mod host_keeper;
 pub(crate) mod opened;
 
 use std::fmt;
@@ -20,7 +21,6 @@ use crate::report::Report;
 use crate::run::accounts::Accounts;
 use crate::run::lives::{MachineError, live};
 use crate::run::outside::Outside;
-use crate::threads::host_limit;
 use api::ConsoleKind;
 
 /// One VM, ready to run.
@@ -106,7 +106,7 @@ impl Machine {
                 writer_control.call_attention();
             });
         writer.map_err(MachineError::Thread)?;
-        let keeper = host_limit::keep(&control, &plan).map_err(MachineError::Thread)?;
+        let keeper = host_keeper::keep(&control, &plan).map_err(MachineError::Thread)?;
         let accounts = Accounts::new(start, reboots);
         let lived = live(plan.clone(), control.clone(), outside, first, accounts);
         // Whoever hears of the end finds nothing left of the VM.

@@ -57,6 +57,7 @@ use crate::life::held::{BuildError, Held};
 use crate::life::restored::{Restored, SavedFiles};
 use crate::life::saved::SavedError;
 use crate::life::{Begin, VcpuMaker};
+use crate::limits::LimitsSaid;
 use crate::paging::Paging;
 use crate::plan::VmPlan;
 use crate::run::outside::Outside;
@@ -242,6 +243,17 @@ impl Opened {
         let before = attach::BEFORE_DISKS;
         self.attachments.splice(before..before, disks);
         Ok(())
+    }
+
+    /// Has the VM begin within these limits, and not those it was started with.
+    pub(crate) fn begin_within(&mut self, limits: &LimitsSaid) {
+        self.plan.host_limit_bytes = limits.host_bytes;
+        self.held.limits.set(&limits.rates);
+        self.held.limits.engine.set(limits.engine_bytes);
+        let resident = Some(limits.resident_bytes);
+        if let Err(why) = self.paging.set(resident, limits.page_memory_bytes) {
+            tracing::debug!("memory is not paged: {why}");
+        }
     }
 
     /// Has the network card begin with what another process left unfinished; false if that cannot be.

@@ -3,13 +3,13 @@
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use api::Rates;
 use devices::virtio::blk::Disk;
 
 use crate::boot::Module;
 use crate::control::MachineControl;
 use crate::control::requests::{Answer, Request};
 use crate::life::saved::LifeState;
+use crate::limits::LimitsSaid;
 use crate::outcome::refusal::SwitchError;
 use crate::plan::VmPlan;
 
@@ -76,9 +76,16 @@ impl MachineControl {
         self.inside().requests.is_paused()
     }
 
-    /// What was said of what it may use per second.
-    pub(crate) fn rates(&self) -> Rates {
-        self.0.limits.said()
+    /// Its limits, as they were said last.
+    pub(crate) fn limits_said(&self) -> LimitsSaid {
+        let (resident_bytes, page_memory_bytes) = self.0.paging.said();
+        LimitsSaid {
+            resident_bytes,
+            page_memory_bytes: Some(page_memory_bytes),
+            engine_bytes: self.engine_limit_bytes(),
+            host_bytes: self.0.limits.host.limit_bytes(),
+            rates: self.0.limits.said(),
+        }
     }
 
     /// Of a VM that another process ran until now: how often its guest started again, and whether it is paused.

@@ -267,13 +267,7 @@ fn judge(
     let paging =
         is_memory_known.then(|| paging::paging(spec, host, kind, memory_bytes, complaints));
     let vcpu_count = spec.cpus.unwrap_or(VcpuCount::ONE).get();
-    let wanted = spec.engine_memory.unwrap_or(MemoryLimit::None);
-    let engine_memory = memory::engine_memory(wanted, vcpu_count);
-    let engine_memory = complaints.take("engine-memory", engine_memory);
-    let wanted = spec.host_limit.unwrap_or(MemoryLimit::None);
-    let host_limit = memory::host_limit(wanted, memory_bytes, vcpu_count, 0)
-        .and_then(|limit| paging::can_be_limited(spec, host, kind, limit));
-    let host_limit = complaints.take("host-limit", host_limit);
+    let (engine_memory, host_limit) = limits(spec, host, kind, complaints);
     complaints.take("profile", profile(spec, kind));
     let kernel = match (&spec.kernel, stage) {
         (None, Stage::Draft) => None,
@@ -317,6 +311,30 @@ fn judge(
         profile: spec.profile.then(ProfilePlan::default),
         restore: None,
     })
+}
+
+/// What the engine may hold, and what the VM may cost in all.
+#[expect(
+    clippy::option_option,
+    reason = "the outer is whether it was understood"
+)]
+fn limits(
+    spec: &VmSpec,
+    host: &HostFindings,
+    kind: Option<EngineKind>,
+    complaints: &mut Complaints,
+) -> (Option<Option<u64>>, Option<Option<u64>>) {
+    let memory_bytes = spec.memory.unwrap_or(MemorySize::DEFAULT).bytes();
+    let vcpu_count = spec.cpus.unwrap_or(VcpuCount::ONE).get();
+    let wanted = spec.engine_memory.unwrap_or(MemoryLimit::None);
+    let engine_memory = memory::engine_memory(wanted, vcpu_count);
+    let wanted = spec.host_limit.unwrap_or(MemoryLimit::None);
+    let host_limit = memory::host_limit(wanted, memory_bytes, vcpu_count, 0)
+        .and_then(|limit| paging::can_be_limited(spec, host, kind, limit));
+    (
+        complaints.take("engine-memory", engine_memory),
+        complaints.take("host-limit", host_limit),
+    )
 }
 
 fn engine(spec: &VmSpec, host: &HostFindings) -> Result<EngineChoice, Trouble> {

@@ -20,6 +20,7 @@ use serde::Serialize;
 use crate::boot::Image;
 use crate::control::Phase;
 use crate::life::saved::LifeState;
+use crate::limits::LimitsSaid;
 use crate::plan::VmPlan;
 use crate::server::Shared;
 use crate::server::lines::{line, refusal, reply, send_rest};
@@ -116,6 +117,7 @@ pub(super) fn state(shared: &Shared, stream: &UnixStream) -> bool {
     let text = serde_json::to_vec(&StateText {
         plan: &ground.plan,
         disks: &ground.disk_ids,
+        limits: shared.control.limits_said(),
         state: &state,
     });
     let written = text.map_err(io::Error::from).and_then(|text| sealed(&text));
@@ -142,6 +144,7 @@ pub(super) fn state(shared: &Shared, stream: &UnixStream) -> bool {
 struct StateText<'a> {
     plan: &'a VmPlan,
     disks: &'a [(u64, u64)],
+    limits: LimitsSaid,
     state: &'a LifeState,
 }
 

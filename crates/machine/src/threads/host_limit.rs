@@ -5,26 +5,18 @@
 //!
 //! What cannot yield can be too much: pages that are away fill a store that has no file. Then the parts are at their least, the limit is not kept, and that is said.
 
-use std::io;
-use std::sync::Arc;
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use api::HostCostBook;
 use host::lock::{Condition, Lock};
 
-use crate::control::MachineControl;
 use crate::paging::Paging;
 use crate::plan::VmPlan;
-use crate::shares::{Asked, Shares, Taken, least_cost_bytes, own_bytes, shares};
+use crate::shares::{Asked, Taken, least_cost_bytes, own_bytes, shares};
 use crate::threads::engine_limit::EngineLimit;
 
 /// How often the thread looks.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long a VM costs more than it may until that is said, and how long between two times that the heap is asked for what was freed.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// The heap is asked when less than this is free, or the process holds more of its own than such a VM's needs.
-const HEAP_FREE_BYTES: u64 = 3 << 19;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -99,13 +91,18 @@ impl HostLimit {
         }
     }
 
+    /// What may be, if there is a limit.
+    pub(crate) fn limit_bytes(&self) -> Option<u64> {
+        self.inside.lock().limit_bytes
+    }
+
     /// What it costs, as of the last look.
     pub(crate) fn book(&self) -> Option<HostCostBook> {
         self.inside.lock().book
     }
 
     /// Waits until it is time to look; the limit then, or `None` when the VM is over.
-    fn wait(&self, has_shared: bool) -> Option<Option<u64>> {
+    pub(crate) fn wait(&self, has_shared: bool) -> Option<Option<u64>> {
         let inside = self.inside.lock();
         let inside = match inside.limit_bytes {
             _ if inside.is_over => inside,
@@ -120,8 +117,20 @@ impl HostLimit {
         (!inside.is_over).then_some(inside.limit_bytes)
     }
 
+    /// The VM is over: nobody waits any more.
+    pub(crate) fn end(&self) {
+        self.inside.lock().is_over = true;
+        self.changed.notify_all();
+        self.looked.notify_all();
+    }
+
+    /// No limit holds any more, and whoever waits for that hears of it.
+    pub(crate) fn let_go(&self) {
+        self.looked.notify_all();
+    }
+
     /// Notes what a look found, if the limit is the same still.
-    fn note(&self, book: HostCostBook) {
+    pub(crate) fn note(&self, book: HostCostBook) {
         let mut inside = self.inside.lock();
         if inside.limit_bytes == Some(book.limit_bytes) {
             inside.book = Some(book);
@@ -132,7 +141,7 @@ impl HostLimit {
 }
 
 /// What was asked for the parts.
-fn asked(plan: &VmPlan, paging: &Paging, engine: &EngineLimit) -> Asked {
+pub(crate) fn asked(plan: &VmPlan, paging: &Paging, engine: &EngineLimit) -> Asked {
     let (resident, has_file) = paging.asked();
     Asked {
         guest_most: resident.unwrap_or(plan.memory_bytes).min(plan.memory_bytes),
@@ -142,223 +151,11 @@ fn asked(plan: &VmPlan, paging: &Paging, engine: &EngineLimit) -> Asked {
     }
 }
 
-/// Ends the thread when it is dropped.
-pub(crate) struct Keeper {
-    limit: Arc<HostLimit>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        self.limit.inside.lock().is_over = true;
-        self.limit.changed.notify_all();
-        self.limit.looked.notify_all();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Starts the thread that keeps the limit of the VM that `control` leads to.
-pub(crate) fn keep(control: &MachineControl, plan: &VmPlan) -> io::Result<Keeper> {
-    let limit = Arc::clone(&control.limits().host);
-    let mut looking = Looking {
-        limit: Arc::clone(&limit),
-        control: control.clone(),
-        plan: plan.clone(),
-        engine_share: None,
-        has_shared: plan.host_limit_bytes.is_some(),
-        since: None,
-        trimmed: None,
-        history: History::default(),
-    };
-    let thread = thread::Builder::new()
-        .name("host-limit".to_owned())
-        .spawn(move || looking.go())?;
-    Ok(Keeper {
-        limit,
-        thread: Some(thread),
-    })
-}
-
-/// What the thread knows.
-struct Looking {
-    limit: Arc<HostLimit>,
-    control: MachineControl,
-    plan: VmPlan,
-    engine_share: Option<u64>,
-    /// Whether parts have shares.
-    has_shared: bool,
-    /// Since when the VM costs more than it may, and whether that was said.
-    since: Option<(Instant, bool)>,
-    /// When the heap was last asked.
-    trimmed: Option<Instant>,
-    history: History,
-}
-
-/// What was found since the limit was set.
-#[derive(Default)]
-struct History {
-    limit_bytes: u64,
-    highest_bytes: u64,
-    over: Duration,
-    looked: Option<Instant>,
-}
-
-impl History {
-    /// Adds what is found now to it.
-    fn add(&mut self, limit_bytes: u64, total_bytes: u64, now: Instant) {
-        if self.limit_bytes != limit_bytes {
-            *self = History {
-                limit_bytes,
-                ..History::default()
-            };
-        }
-        self.highest_bytes = self.highest_bytes.max(total_bytes);
-        if let Some(looked) = self.looked.replace(now)
-            && total_bytes > limit_bytes
-        {
-            self.over += now - looked;
-        }
-    }
-}
-
-impl Looking {
-    fn go(&mut self) {
-        while let Some(limit) = self.limit.wait(self.has_shared) {
-            match limit {
-                Some(limit) => self.look(limit),
-                None => self.let_go(),
-            }
-        }
-    }
-
-    /// There is no limit any more.
-    fn let_go(&mut self) {
-        self.engine_share = None;
-        self.since = None;
-        self.has_shared = false;
-        self.history = History::default();
-        self.share(None);
-        self.limit.looked.notify_all();
-    }
-
-    fn look(&mut self, limit: u64) {
-        self.has_shared = true;
-        let control = &self.control;
-        // Between two lives there is no guest memory, and what was shared out holds for the next.
-        let (Some((own, program)), Some(guest)) =
-            (control.measure_cost(), control.resident_bytes())
-        else {
-            return;
-        };
-        let held = control.limits().engine.held();
-        let (engine, code) = held.unwrap_or_default();
-        let store = control.stored_bytes();
-        // A number for each page, for who reads guest memory, lies in a memory file.
-        let map = self.plan.memory_bytes / 1024;
-        let own = (own + map).saturating_sub(engine - code + store);
-        let taken = Taken {
-            guest,
-            store,
-            engine: held.map(|(bytes, _)| bytes),
-            rest: own + program,
-        };
-        let asked = asked(&self.plan, control.paging(), &control.limits().engine);
-        let shares = shares(limit, &taken, &asked, self.engine_share);
-        self.engine_share = Some(shares.engine);
-        self.share(Some(shares));
-        let total_bytes = guest + store + engine + own + program;
-        let now = Instant::now();
-        self.history.add(limit, total_bytes, now);
-        let book = HostCostBook {
-            limit_bytes: limit,
-            total_bytes,
-            guest_bytes: guest,
-            store_bytes: store,
-            engine_bytes: engine,
-            own_bytes: own,
-            program_bytes: program,
-            least_bytes: shares.least,
-            highest_bytes: self.history.highest_bytes,
-            over_ms: u64::try_from(self.history.over.as_millis()).unwrap_or(u64::MAX),
-        };
-        self.tell(&book, now);
-        self.limit.note(book);
-        let is_due = |at: Instant| now.duration_since(at) >= PATIENCE;
-        let is_much = taken.rest > own_bytes(self.plan.memory_bytes);
-        if (is_much || total_bytes + HEAP_FREE_BYTES > limit) && self.trimmed.is_none_or(is_due) {
-            self.trimmed = Some(now);
-            host::heap::give_back();
-        }
-    }
-
-    /// Gives the parts their shares; without any, they have what was asked for.
-    fn share(&self, shares: Option<Shares>) {
-        let control = &self.control;
-        if control
-            .limits()
-            .engine
-            .share(shares.map(|shares| shares.engine))
-        {
-            control.call_vcpus();
-        }
-        let shares = shares.map(|shares| (shares.guest, shares.store));
-        if let Err(error) = control.paging().share(shares) {
-            tracing::warn!("{}: guest memory keeps no limit: {error}", self.plan.name);
-        }
-    }
-
-    /// Says when the limit is not kept, and when it is again.
-    fn tell(&mut self, book: &HostCostBook, now: Instant) {
-        let name = &self.plan.name;
-        let limit = book.limit_bytes >> 20;
-        if book.total_bytes <= book.limit_bytes {
-            if let Some((_, true)) = self.since.take() {
-                tracing::warn!(
-                    "{name}: the limit of {limit} MiB of the host's memory is kept again"
-                );
-            }
-            return;
-        }
-        let (since, is_said) = self.since.get_or_insert((now, false));
-        if !*is_said && now.duration_since(*since) >= PATIENCE {
-            *is_said = true;
-            let has_file = self.plan.paging.file.is_some();
-            tracing::warn!(
-                "{name}: the limit of {limit} MiB of the host's memory is not kept: the VM costs {} MiB, and {} MiB at least{}",
-                book.total_bytes.div_ceil(1 << 20),
-                book.least_bytes.div_ceil(1 << 20),
-                if has_file {
-                    ""
-                } else {
-                    "; with `--page-file` compressed pages would go to a file"
-                }
-            );
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::thread;
 
-    #[test]
-    fn the_highest_cost_and_the_time_over_the_limit_are_remembered_until_there_is_another_limit() {
-        let begin = Instant::now();
-        let mut history = History::default();
-        let mut check = |limit, ms, total, highest, over_ms| {
-            history.add(limit, total, begin + Duration::from_millis(ms));
-            assert_eq!(history.highest_bytes, highest, "after {ms} ms");
-            assert_eq!(history.over.as_millis(), over_ms, "after {ms} ms");
-        };
-        check(50, 0, 60, 60, 0);
-        check(50, 100, 55, 60, 100);
-        check(50, 200, 50, 60, 100);
-        check(50, 350, 51, 60, 250);
-        check(70, 400, 40, 40, 0);
-        check(70, 500, 71, 71, 100);
-    }
+    use super::*;
 
     #[test]
     fn who_waits_for_a_limit_hears_whether_it_is_kept() {

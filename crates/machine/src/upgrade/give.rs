@@ -38,10 +38,13 @@ pub enum NotGiven {
     Stopping,
     /// The host may not hold all of its memory.
     #[error(
-        "the host may not hold all of its memory, and pages that are away cannot be handed over; `mother limit NAME --resident none` \
-         lets them come in"
+        "the host may not hold all of its memory, and pages that are away cannot be handed over; `mother limit NAME {lift}` lets them \
+         come in"
     )]
-    Limited,
+    Limited {
+        /// What takes the limit away.
+        lift: &'static str,
+    },
     /// Pages do not come in.
     #[error("pages that are away do not come in: {0}")]
     Away(String),
@@ -132,11 +135,21 @@ impl Giver {
             return Ok(());
         };
         if pager.is_limited() {
-            return Err(NotGiven::Limited);
+            return Err(self.limited());
         }
         pager
             .bring_all()
             .map_err(|error| NotGiven::Away(paging::with_causes(&error)))
+    }
+
+    fn limited(&self) -> NotGiven {
+        let said = self.control.limits_said();
+        let lift = match (said.resident_bytes, said.host_bytes) {
+            (Some(_), Some(_)) => "--resident none --host-limit none",
+            (None, Some(_)) => "--host-limit none",
+            (_, None) => "--resident none",
+        };
+        NotGiven::Limited { lift }
     }
 
     fn write_disks_out(&self) -> Result<(), NotGiven> {
@@ -158,7 +171,7 @@ impl Giver {
         // A limit may have come since.
         let paging = self.control.paging();
         if paging.pager().is_some_and(|pager| !pager.is_all_in()) {
-            return Err(NotGiven::Limited);
+            return Err(self.limited());
         }
         if !self.output.is_written(PRINT_TIME) {
             return Err(NotGiven::Behind);
@@ -178,9 +191,7 @@ impl Giver {
             is_in_huge_pages: observed.memory.is_in_huge_pages(),
             reboots: self.control.reboots(),
             age_ns: u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX),
-            rates: self.control.rates(),
-            engine_memory_bytes: self.control.engine_limit_bytes(),
-            page_memory_bytes: paging.page_memory_bytes(),
+            limits: self.control.limits_said(),
             is_unplugged: self.devices.is_unplugged(),
             claims: self.devices.claims(),
             printed_bytes,

@@ -43,12 +43,13 @@ mod take;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use api::{ClaimBook, Rates};
+use api::ClaimBook;
 use devices::virtio::net::Unfinished;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::EngineKind;
 use crate::life::saved::LifeState;
+use crate::limits::LimitsSaid;
 
 pub use give::{Giver, NotGiven};
 
@@ -114,12 +115,7 @@ struct Words {
     reboots: u64,
     /// Since when it runs, in nanoseconds.
     age_ns: u64,
-    /// What it may use per second.
-    rates: Rates,
-    /// What its engine may hold.
-    engine_memory_bytes: Option<u64>,
-    /// What compressed pages may take, if it was said.
-    page_memory_bytes: u64,
+    limits: LimitsSaid,
     /// Somebody has pulled the cable of its network card.
     is_unplugged: bool,
     claims: ClaimBook,

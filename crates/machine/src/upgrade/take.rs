@@ -30,6 +30,7 @@ impl Opened {
         let is_huge = words.is_in_huge_pages;
         let memory = MemoryFile::handed(&slots, handed.memory, handed.view, is_huge);
         self.begin_on(memory.map_err(BuildError::Memory)?, words.engine)?;
+        self.begin_within(&words.limits);
         if !self.begin_with_frames(&blobs.frames) {
             return Err(BuildError::Saved(SavedError::Machine(
                 "frames of no network",
@@ -43,15 +44,6 @@ impl Opened {
         machine
             .recent
             .go_on_from(&blobs.printed, words.printed_bytes);
-        machine.control.set_rates(&words.rates);
-        machine.control.limit_engine(words.engine_memory_bytes);
-        let paged = machine
-            .control
-            .paging()
-            .set(None, Some(words.page_memory_bytes));
-        if let Err(why) = paged {
-            tracing::debug!("memory is not paged: {why}");
-        }
         machine.control.go_on_from(words.reboots, words.is_paused);
         machine
             .devices

@@ -49,8 +49,8 @@ use crate::sharing::FolderServer;
 use crate::spawn;
 use crate::trouble::{OUR_FAULT, RunError, Trouble, causes};
 use crate::wire::{
-    Birth, Channel, Ended, Given, Guest, Labelled, Launch, Outcome, Role, Sorted, ToClient, ToVm,
-    Wish,
+    Birth, Channel, Ended, Given, Guest, HostPath, Labelled, Launch, Outcome, Role, Sorted,
+    ToClient, ToVm, Wish,
 };
 
 /// Launches a VM and stays until it has ended; the exit status, which says no more than whether the client was told.
@@ -181,6 +181,15 @@ struct Leftovers {
     _locks: Vec<OwnedFd>,
 }
 
+impl Leftovers {
+    fn of(folders: Vec<HostPath>, locks: Vec<OwnedFd>) -> Leftovers {
+        Leftovers {
+            folders: folders.into_iter().map(|folder| folder.0).collect(),
+            _locks: locks,
+        }
+    }
+}
+
 impl Drop for Leftovers {
     fn drop(&mut self) {
         for folder in &self.folders {
@@ -200,10 +209,7 @@ impl Launcher {
         let failed = |act| move |source| RunError::Process { act, source };
         let sorted =
             Sorted::new(&launch.given, descriptors).map_err(failed("give descriptors to"))?;
-        let leftovers = Leftovers {
-            folders: launch.remove.into_iter().map(|folder| folder.0).collect(),
-            _locks: sorted.held,
-        };
+        let leftovers = Leftovers::of(launch.remove, sorted.held);
         let mut plan = launch.plan;
         let claim = Inventory::of_user()?.claim(launch.name)?;
         let claim = claim.map_err(claim_error(&plan.name))?;

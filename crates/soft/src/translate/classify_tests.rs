@@ -43,6 +43,26 @@ fn check(mode: u16, table: &[(&str, &[u8], Kind)]) {
 }
 
 #[test]
+fn system_calls_are_translated_where_a_program_and_its_kernel_make_them() {
+    const CALL: &[u8] = b"\x0f\x05";
+    const RETURN: &[u8] = b"\x48\x0f\x07";
+    let user = Mode::USER;
+    check(
+        user,
+        &[("syscall", CALL, Kind::Syscall), ("sysretq", RETURN, HAND)],
+    );
+    check(
+        0,
+        &[("syscall", CALL, HAND), ("sysretq", RETURN, Kind::Sysret)],
+    );
+    check(0, &[("sysretl", b"\x0f\x07", HAND)]);
+    for by_hand in [Mode::CAREFUL, Mode::ALIGNED, Mode::MIDDLE_RING] {
+        check(user | by_hand, &[("syscall", CALL, HAND)]);
+        check(by_hand, &[("sysretq", RETURN, HAND)]);
+    }
+}
+
+#[test]
 fn arithmetic_is_copied_with_the_size_and_direction_of_its_operand() {
     check(
         0,
@@ -125,7 +145,6 @@ fn what_shows_or_changes_the_machine_is_done_by_hand() {
         ("rdfsbase rax", b"\xf3\x48\x0f\xae\xc0", HAND),
         ("wrgsbase rax", b"\xf3\x48\x0f\xae\xd8", HAND),
         ("syscall", b"\x0f\x05", HAND),
-        ("sysretq", b"\x48\x0f\x07", HAND),
         ("int 0x80", b"\xcd\x80", HAND),
         ("int3", b"\xcc", HAND),
         ("iretq", b"\x48\xcf", HAND),

@@ -13,7 +13,7 @@ use fleet::{Client, ClientError, Inventory, OneVm, StateFiles, Vm};
 use images::Cache;
 use insight::Memory;
 use insight::amounts::size_in_words;
-use machine::{DiskPlan, VmPlan};
+use machine::{DiskPlan, LimitsSaid, VmPlan};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use snapshot::{
@@ -149,6 +149,7 @@ pub(super) struct Taken {
 struct Said<'a> {
     plan: VmPlan,
     disks: Vec<(u64, u64)>,
+    limits: LimitsSaid,
     #[serde(borrow)]
     state: &'a RawValue,
 }
@@ -160,7 +161,7 @@ struct Written {
     state: Part,
     memory: MemorySummary,
     disks: Vec<(Disk, u64)>,
-    limit_bytes: Option<u64>,
+    limits: LimitsSaid,
 }
 
 impl Taking {
@@ -300,7 +301,7 @@ impl Taking {
             state,
             memory,
             disks,
-            limit_bytes: books.memory.paging.and_then(|paging| paging.limit_bytes),
+            limits: said.limits,
         })
     }
 
@@ -546,7 +547,7 @@ fn manifest(
         images.push(draft.add_image(ImageRole::Module, &file_name(&module.path), file)?);
         strings.push(module.string.clone());
     }
-    let ground = ground::of(origin, written.limit_bytes, strings, reseeds);
+    let ground = ground::of(origin, &written.limits, strings, reseeds);
     let made_at = SystemTime::now().duration_since(UNIX_EPOCH);
     Ok(Manifest {
         format: MANIFEST_FORMAT,
@@ -558,7 +559,7 @@ fn manifest(
         memory_bytes: plan.memory_bytes,
         vcpu_count: plan.vcpu_count,
         engine: engine.to_owned(),
-        limit_bytes: written.limit_bytes,
+        limit_bytes: written.limits.resident_bytes,
         spec: serde_json::to_value(&ground).expect("a description is text"),
         state: written.state.clone(),
         memory: written.memory.part(),
