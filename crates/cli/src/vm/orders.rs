@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::foreign::{self, Target};
 use crate::answers::{self, Done};
 use crate::daemon::declared_by_daemon;
+use crate::exit_status::BAD_INPUT;
 use crate::failure::{ANSWER_IS_NO, Failure};
 use crate::output::say;
 use crate::vm::words::{buried, names};
@@ -376,10 +377,15 @@ fn perform_by_name(
             Err(failure) => failure.print(false),
         }
     }
-    Ok(if results.iter().all(|(_, result)| result.is_ok()) {
-        0
-    } else {
-        ANSWER_IS_NO
+    let failures = results
+        .iter()
+        .filter_map(|(_, result)| result.as_ref().err());
+    let statuses: Vec<u8> = failures.map(Failure::status).collect();
+    Ok(match &statuses[..] {
+        [] => 0,
+        // What makes no sense for any of them is what was asked.
+        all if all.iter().all(|status| *status == BAD_INPUT) => BAD_INPUT,
+        _ => ANSWER_IS_NO,
     })
 }
 

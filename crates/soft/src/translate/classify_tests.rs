@@ -144,7 +144,6 @@ fn what_shows_or_changes_the_machine_is_done_by_hand() {
         ("clflush [rcx]", b"\x0f\xae\x39", HAND),
         ("rdfsbase rax", b"\xf3\x48\x0f\xae\xc0", HAND),
         ("wrgsbase rax", b"\xf3\x48\x0f\xae\xd8", HAND),
-        ("syscall", b"\x0f\x05", HAND),
         ("int 0x80", b"\xcd\x80", HAND),
         ("int3", b"\xcc", HAND),
         ("iretq", b"\x48\xcf", HAND),
