@@ -27,6 +27,9 @@ pub(super) enum Ends {
     Loose(Guest, Ours),
 }
 
+/// A machine, if it could be built, with its folder and who it talks to.
+type Assembled = (Result<Machine, BuildError>, Arc<Folder>, Talk);
+
 impl Ends {
     /// Of a guest that speaks so, with what is for it of `sorted`.
     pub(super) fn new(
@@ -56,7 +59,7 @@ impl Ends {
         self,
         opened: Opened,
         wait: impl FnOnce() -> Result<(LogWriter, Handed), RunError>,
-    ) -> Result<(Result<Machine, BuildError>, Arc<Folder>, Talk), RunError> {
+    ) -> Result<Assembled, RunError> {
         Ok(match self {
             Ends::Connected((folder, console, talk)) => (opened.assemble(console), folder, talk),
             Ends::Loose(guest, ours) => {

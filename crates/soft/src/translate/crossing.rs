@@ -30,7 +30,7 @@ impl Builder {
     pub(crate) fn system_call(&mut self, next_rip: u64) {
         let passage = offset_of!(VcpuBlock, syscall);
         let (one, other) = self.registers_to_cross();
-        self.to_interpreter_if_shut(passage, one);
+        self.hand_over_if_shut(passage, one);
         // R11 = RFLAGS.
         self.bring_flags_back();
         self.e.mov(other, Reg::RSP);
@@ -78,7 +78,7 @@ impl Builder {
     pub(crate) fn system_return(&mut self) {
         let passage = offset_of!(VcpuBlock, sysret);
         let (one, other) = self.registers_to_cross();
-        self.to_interpreter_if_shut(passage, one);
+        self.hand_over_if_shut(passage, one);
         self.e.mov(one, Reg::RCX);
         self.e.shl(one, 16);
         self.e.sar(one, 16);
@@ -129,7 +129,7 @@ impl Builder {
         (one, other)
     }
 
-    fn to_interpreter_if_shut(&mut self, passage: usize, free: Reg) {
+    fn hand_over_if_shut(&mut self, passage: usize, free: Reg) {
         let target = (passage + offset_of!(Passage, target)) as i32;
         self.e.load_gs(free, target);
         self.e.alu(Alu::Or, free, free);

@@ -36,13 +36,16 @@ fn word(at: u64) -> u64 {
     at.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
+/// What is true of registers and memory.
+type Holds = fn(&[u64; 16], &Machine) -> bool;
+
 /// What the programs meet that are made of `parts`: an end, or the vector, the code and the part of an exception.
 #[track_caller]
 fn check(
     name: &str,
     parts: &[&[u8]],
     begin: impl Fn(&mut VcpuState),
-    expected: Result<fn(&[u64; 16], &Machine) -> bool, (u8, u32, usize, u64)>,
+    expected: Result<Holds, (u8, u32, usize, u64)>,
 ) {
     let mut code = b"\x41\xbf\x03\0\0\0".to_vec();
     let mut starts = Vec::new();
