@@ -7,6 +7,7 @@ mod beside;
 mod bounds;
 mod code_pages;
 mod corners;
+mod crossing;
 mod exceptions;
 mod flat32;
 mod gates;
