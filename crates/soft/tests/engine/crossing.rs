@@ -22,6 +22,7 @@ const OTHER: u64 = DRIVER + 0x2000;
 const KERNEL_STACK: u32 = 0x1f_0000;
 const ROUNDS: u8 = 4;
 const IDT: u64 = 0x5000;
+const STUB_OF_NMI: u64 = 0x6020;
 const TSS: u64 = 0x7000;
 /// Where exceptions come.
 const RING0_STACK: u64 = 0x9000;
@@ -811,39 +812,44 @@ fn an_interrupt_that_waits_comes_at_once_behind_sysret() {
     }
 }
 
-/// An interrupt that was taken on waits behind an NMI, whose handler leaves by SYSRET.
+/// An interrupt that was taken on waits behind an NMI. What the NMI's handler does, and where the interrupt comes.
 #[test]
-fn an_interrupt_behind_an_nmi_comes_at_once_behind_sysret() {
+fn an_interrupt_behind_an_nmi_comes_as_soon_as_it_may() {
     let ask = in_round(2, b"\xe7\x80");
+    // mov rcx, [rsp]; mov r11, [rsp + 0x10]; mov rsp, [rsp + 0x18]
     let leave = joined(&[
         b"\x48\x8b\x0c\x24\x4c\x8b\x5c\x24\x10\x48\x8b\x64\x24\x18",
         SYSRET,
     ]);
-    let begin = |_: &mut VcpuState, machine: &Machine| {
-        // jmp OTHER
-        let distance = (OTHER - (0x6020 + 5)) as u32;
-        machine.write(0x6020, &joined(&[b"\xe9", &distance.to_le_bytes()]));
-    };
-    let case = Case {
-        program: &[SYSCALL, b"\x90"],
-        handler: &[&ask, SYSRET],
-        other: &leave,
-        begin: &begin,
-    };
-    for is_careful in [false, true] {
-        let mut machine = case.machine(is_careful);
-        assert!(matches!(machine.run(0), Met::Out(_)));
-        let vcpu = &mut machine.vcpus[0];
-        vcpu.set_interrupt_window(true);
-        assert_eq!(vcpu.run(Reply::Done).unwrap(), Exit::InterruptWindow);
-        vcpu.set_interrupt_window(false);
-        vcpu.inject(Injection::Interrupt(0x40));
-        vcpu.inject(Injection::Nmi);
-        assert_eq!(
-            machine.run(0),
-            Met::Vector(0x40, 0, PROGRAM + 2, 0),
-            "careful: {is_careful}"
-        );
+    for (name, other, at) in [
+        ("sysret", &leave[..], PROGRAM + 2),
+        ("sti; nop; ud2", b"\xfb\x90\x0f\x0b", OTHER + 2),
+    ] {
+        let case = Case {
+            program: &[SYSCALL, b"\x90"],
+            handler: &[&ask, SYSRET],
+            other,
+            begin: &|_, machine| {
+                // jmp OTHER
+                let distance = (OTHER - (STUB_OF_NMI + 5)) as u32;
+                machine.write(STUB_OF_NMI, &joined(&[b"\xe9", &distance.to_le_bytes()]));
+            },
+        };
+        for is_careful in [false, true] {
+            let mut machine = case.machine(is_careful);
+            assert!(matches!(machine.run(0), Met::Out(_)));
+            let vcpu = &mut machine.vcpus[0];
+            vcpu.set_interrupt_window(true);
+            assert_eq!(vcpu.run(Reply::Done).unwrap(), Exit::InterruptWindow);
+            vcpu.set_interrupt_window(false);
+            vcpu.inject(Injection::Interrupt(0x40));
+            vcpu.inject(Injection::Nmi);
+            assert_eq!(
+                machine.run(0),
+                Met::Vector(0x40, 0, at, 0),
+                "{name}, careful: {is_careful}"
+            );
+        }
     }
 }
 
