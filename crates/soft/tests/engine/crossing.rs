@@ -202,6 +202,8 @@ impl Case<'_> {
             ..Segment::from_descriptor(0x33, 0x00af_fb00_0000_ffff)
         };
         state.ss = Segment::from_descriptor(0x2b, 0x00cf_f300_0000_ffff);
+        state.ds = state.ss;
+        state.es = state.ss;
         state.gs.base = DATA;
         state.rip = PROGRAM;
         state.rflags |= Rflags::IF;
@@ -235,6 +237,14 @@ impl Case<'_> {
     /// What is met: vector, error code, where, and CR2. Both machines must come to it, and be the same there.
     #[track_caller]
     fn check(&self, name: &str, expected: (u8, u32, At, u64)) -> Seen {
+        let (seen, [few, many]) = self.compare(name, expected);
+        assert!(few < many, "{name}: {few} and {many} were interpreted");
+        seen
+    }
+
+    /// The same where passages may stay shut; also how many instructions were interpreted in each.
+    #[track_caller]
+    fn compare(&self, name: &str, expected: (u8, u32, At, u64)) -> (Seen, [u64; 2]) {
         let (vector, error, at, address) = expected;
         let expected = Met::Vector(vector, error, self.place(at), address);
         let mut machine = self.machine(false);
@@ -244,9 +254,7 @@ impl Case<'_> {
         let mut careful = self.machine(true);
         let met = careful.run(0);
         assert_eq!(seen, look(&mut careful, met), "{name}: as the interpreter");
-        let [few, many] = [&machine, &careful].map(interpreted);
-        assert!(few < many, "{name}: {few} and {many} were interpreted");
-        seen
+        (seen, [&machine, &careful].map(interpreted))
     }
 }
 
@@ -367,6 +375,89 @@ fn flags_are_kept_for_the_way_back_and_masked_for_the_handler() {
         assert_eq!(seen.gprs[gpr::RDI], flags(kept), "{name}: R11");
         assert_eq!(seen.gprs[gpr::R8], flags(kept), "{name}: behind SYSRET");
         assert_eq!(seen.gprs[9], flags(handlers), "{name}: in the handler");
+    }
+}
+
+/// A handler that is not always in the same mode, or whose flags are not always the same, is left to the interpreter.
+#[test]
+fn a_mask_that_leaves_a_flag_to_the_handler_leaves_it() {
+    // push FLAGS; popfq
+    let set_ac = in_round(2, b"\x68\x02\x02\x04\0\x9d");
+    let clear_ac = in_round(1, b"\x68\x02\x02\0\0\x9d");
+    let read = joined(&[b"\x41\x83\xff\x02\x77\x03", READ_DATA]);
+    let case = Case {
+        program: &[&set_ac, &clear_ac, SYSCALL],
+        handler: &[&read, SYSRET],
+        begin: &|state, _| state.msrs.syscall_mask = MASK & !Rflags::AC.bits(),
+        ..PLAIN
+    };
+    let refused = (14, 1, At::There(DRIVER + 6), DATA);
+    let (_, [few, many]) = case.compare("AC of the program's, then none", refused);
+    assert_eq!(few, many, "the passages are shut");
+    let (seen, _) = Case {
+        handler: &[&on_stack(FLAGS), SYSRET],
+        begin: &|state, _| state.msrs.syscall_mask = MASK & !Rflags::IF.bits(),
+        ..PLAIN
+    }
+    .compare("IF", end(&[&[]]));
+    assert_eq!(seen.gprs[gpr::R8], flags(0x200));
+    let step = in_the_last(b"\x9c\x81\x0c\x24\0\x01\0\0\x9d");
+    let case = Case {
+        program: &[&step, SYSCALL],
+        handler: &[b"\x90", SYSRET],
+        begin: &|state, _| state.msrs.syscall_mask = MASK & !Rflags::TF.bits(),
+        ..PLAIN
+    };
+    case.compare("TF", (1, 0, At::Handler(0), 0));
+}
+
+/// What STAC and CLAC put in place is that of the handler's side, whatever the program's was when Rust last looked.
+#[test]
+fn stac_and_clac_of_the_handler_know_nothing_of_the_program() {
+    // push 0x200202 (ID); popfq, and a page that no round before has touched
+    let id = b"\x68\x02\x02\x20\0\x9d";
+    let case = Case {
+        program: &[id, SYSCALL],
+        handler: &[
+            STAC,
+            &on_stack(FLAGS),
+            CLAC,
+            &on_stack(b"\x9c\x41\x59"),
+            SYSRET,
+        ],
+        begin: &|state, _| state.msrs.syscall_mask = 0xffff_ffff,
+        ..PLAIN
+    };
+    let seen = case.check("flags", end(case.program));
+    assert_eq!(seen.gprs[gpr::R8], flags(0x4_0000), "behind STAC");
+    assert_eq!(seen.gprs[9], flags(0), "behind CLAC");
+    let miss = in_round(2, READ_DATA);
+    let missed_write = in_round(2, b"\x48\x89\x53\x08");
+    for (name, miss) in [("a read", &miss), ("a write", &missed_write)] {
+        let case = Case {
+            program: &[miss, SYSCALL],
+            handler: &[
+                STAC,
+                WRITE_KERNEL,
+                // mov [rbx + 0x20], rax; mov rdx, [rbx + 0x20]
+                b"\x48\x89\x43\x20\x48\x8b\x53\x20",
+                READ_KERNEL,
+                CLAC,
+                SYSRET,
+            ],
+            ..PLAIN
+        };
+        let seen = case.check(name, end(case.program));
+        assert_eq!(
+            seen.kernel[0],
+            seen.gprs[gpr::RAX],
+            "{name} of the program's misses"
+        );
+        assert_eq!(
+            seen.data[4],
+            seen.gprs[gpr::RAX],
+            "{name} of the program's misses"
+        );
     }
 }
 
@@ -930,12 +1021,14 @@ fn a_profile_knows_that_a_program_may_run_behind_a_call() {
     });
 }
 
+/// Two jump caches: code of 32 bits takes one away that a passage leads to.
 #[test]
 fn under_the_least_memory_passages_do_not_outlive_their_tables() {
-    let narrow = in_round(2, SYSRET_32);
+    // The program's code of 32 bits calls, and its handler goes on in 64 bits at the place where the program was in 32.
+    let narrow = in_round(3, SYSRET_32);
     let other = joined(&[b"\x49\xff\xc5", SYSRET]);
     let case = Case {
-        program: &[READ_DATA, SYSCALL, READ_DATA, SELECTORS],
+        program: &[SYSCALL, b"\x48\xff\xc6", SYSCALL],
         handler: &[READ_KERNEL, WRITE_KERNEL, &narrow, SYSRET],
         other: &other,
         begin: &|state, _| state.gprs[13] = 0,
@@ -944,9 +1037,14 @@ fn under_the_least_memory_passages_do_not_outlive_their_tables() {
     machine.engine.set_limit(Some(soft::least_bytes(1)));
     machine.vcpus[0].keep_memory_limit();
     let met = machine.run(0);
+    assert_eq!(met, Met::Vector(13, 0, case.place(At::Program(4)), 0));
     let mut careful = case.machine(true);
     let expected = careful.run(0);
     assert_eq!(look(&mut machine, met), look(&mut careful, expected));
+    assert!(
+        machine.vcpus[0].state().unwrap().gprs[13] > 0,
+        "calls of 32-bit code"
+    );
 }
 
 /// Numbers that are the same in every run.
@@ -1065,7 +1163,8 @@ impl Numbers {
             19 => self.later(&joined(&[&take_stack(), IRETQ])),
             _ => {
                 let access = self.access(false);
-                let bad = self.one_of(&[&access[..], UD2, b"\xff\xe1", SWAPGS, SYSRET_32]);
+                // No SYSRET to 32 bits, where a program of chance need not come to an end.
+                let bad = self.one_of(&[&access[..], UD2, b"\xff\xe1", SWAPGS]);
                 self.later(bad)
             }
         }
