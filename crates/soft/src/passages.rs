@@ -87,6 +87,8 @@ impl SoftVcpu {
             selectors: selectors(self.sysret_segments()),
             ..before.tables
         };
+        // From now on a program's code runs without telling.
+        self.spot.enter_space(self.cr3, true);
     }
 
     /// SYSCALL and SYSRET may lead elsewhere from now on.

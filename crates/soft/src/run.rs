@@ -569,10 +569,18 @@ impl SoftVcpu {
         if self.block.interrupts != 0
             && let Some(vector) = self.pending.interrupt.take()
         {
+            self.show_waiting();
             self.deliver_interrupt(vector)?;
             return Ok(true);
         }
         Ok(false)
+    }
+
+    /// Tells translated code whether somebody waits for interrupts to be on: the machine, or an interrupt that it gave when they
+    /// were, and before which an NMI came.
+    pub(crate) fn show_waiting(&mut self) {
+        let waits = self.window_wanted || self.pending.interrupt.is_some();
+        self.block.window_wanted = u32::from(waits);
     }
 
     fn take_reply(&mut self, reply: Reply) -> Option<Turn> {
@@ -659,7 +667,10 @@ impl Vcpu for SoftVcpu {
 
     fn inject(&mut self, event: Injection) {
         match event {
-            Injection::Interrupt(vector) => self.pending.interrupt = Some(vector),
+            Injection::Interrupt(vector) => {
+                self.pending.interrupt = Some(vector);
+                self.show_waiting();
+            }
             Injection::Nmi => {
                 // One may wait behind the one that is being handled, or behind the one that comes next.
                 let most = if self.pending.nmi_blocked { 1 } else { 2 };
@@ -670,7 +681,7 @@ impl Vcpu for SoftVcpu {
 
     fn set_interrupt_window(&mut self, wanted: bool) {
         self.window_wanted = wanted;
-        self.block.window_wanted = u32::from(wanted);
+        self.show_waiting();
     }
 
     fn state(&mut self) -> Result<VcpuState, EngineError> {

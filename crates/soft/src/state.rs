@@ -124,6 +124,7 @@ impl SoftVcpu {
             steps_already: false,
             breakpoints: 0,
         };
+        self.show_waiting();
         self.answers.clear();
         self.asking = None;
         self.answers_used = 0;

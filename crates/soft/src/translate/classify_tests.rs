@@ -251,6 +251,45 @@ fn branches_and_the_stack_are_rebuilt_where_the_stack_is_flat() {
 }
 
 #[test]
+fn a_crossing_is_rebuilt_on_its_own_side_of_64_bit_code_alone() {
+    let syscall: &[u8] = b"\x0f\x05";
+    let sysret: &[u8] = b"\x48\x0f\x07";
+    for (mode, of_syscall, of_sysret) in [
+        (Mode::USER, Kind::Syscall, HAND),
+        (0, HAND, Kind::Sysret),
+        (Mode::USER | Mode::NO_TSC, Kind::Syscall, HAND),
+        (
+            Mode::USER | Mode::NO_SSE | Mode::NO_AVX,
+            Kind::Syscall,
+            HAND,
+        ),
+        (Mode::NO_AVX, HAND, Kind::Sysret),
+        (Mode::USER | Mode::ALIGNED, HAND, HAND),
+        (Mode::USER | Mode::CAREFUL, HAND, HAND),
+        (Mode::CAREFUL, HAND, HAND),
+        (Mode::MIDDLE_RING, HAND, HAND),
+    ] {
+        check(
+            mode,
+            &[
+                ("syscall", syscall, of_syscall),
+                ("sysretq", sysret, of_sysret),
+                ("sysretd", b"\x0f\x07", HAND),
+            ],
+        );
+    }
+    for mode in [Mode::CODE32, Mode::CODE16] {
+        for ring in [0, Mode::USER] {
+            let mode = mode | ring;
+            check(
+                mode,
+                &[("syscall", syscall, HAND), ("sysretd", b"\x0f\x07", HAND)],
+            );
+        }
+    }
+}
+
+#[test]
 fn strings_are_taken_with_flat_64_bit_pointers() {
     check(
         0,
@@ -353,6 +392,8 @@ fn kinds_that_leave_the_straight_path_end_a_block() {
         Kind::Call,
         Kind::CallIndirect,
         Kind::Return,
+        Kind::Syscall,
+        Kind::Sysret,
         Kind::Pause,
         Kind::Interpret,
     ] {
