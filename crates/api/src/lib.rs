@@ -31,9 +31,9 @@ pub use origin::{BootChoice, VmOrigin};
 pub use spec::{
     AgentWish, BadText, ByteRate, ByteSize, Complaint, ConsoleKind, CountRate, CpuLimit, CpuWeight,
     DiskFormat, DiskSerial, DiskSpec, EgressPlace, EgressRule, EgressSpec, EngineWish, FolderSpec,
-    Forward, HostName, JailWish, Label, Mac, Marker, MemoryLimit, MemorySize, ModuleSpec,
-    NameError, NetSpec, PartialSpec, Rates, ResidentLimit, SpecErrors, StoreSize, Text, Timeout,
-    Transport, VcpuCount, VmName, VmSpec, nearest, schema,
+    Forward, HostName, JailWish, Label, LimitsSaid, Mac, Marker, MemoryLimit, MemorySize,
+    ModuleSpec, NameError, NetSpec, PartialSpec, Rates, ResidentLimit, SpecErrors, StoreSize, Text,
+    Timeout, Transport, VcpuCount, VmName, VmSpec, nearest, schema,
 };
 pub use status::{
     Counter, DeviceStatus, EndKind, Jail, OnNetwork, VmEnd, VmInfo, VmState, VmStatus,

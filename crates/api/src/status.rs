@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::VmName;
+use crate::{LimitsSaid, VmName};
 
 /// What does not change while a VM runs.
 #[derive(Clone, PartialEq, Debug, JsonSchema, Serialize, Deserialize)]
@@ -115,6 +115,9 @@ pub struct VmStatus {
     pub consoles: u64,
     /// What each device counted.
     pub devices: Vec<DeviceStatus>,
+    /// What bounds it now; absent from a process of an older Mother.
+    #[serde(default)]
+    pub limits: Option<LimitsSaid>,
 }
 
 /// What one device counted.

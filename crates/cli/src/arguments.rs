@@ -123,7 +123,7 @@ pub enum Command {
     Fork(ForkArguments),
     /// Ask a guest to give memory back, or show what its balloon holds
     Balloon(BalloonArguments),
-    /// Say how much of a running guest's memory the host may hold
+    /// Bound what a running VM may use of its host: memory, CPU time, disks, network, consoles
     Limit(LimitArguments),
     /// Plug the cable of guests' network cards in, or pull it
     Link(LinkArguments),

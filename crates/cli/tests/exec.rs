@@ -7,8 +7,11 @@
 use crate::common;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::host::Host;
 use crate::common::{Ran, Terminal};
@@ -234,6 +237,28 @@ fn a_guest_without_an_agent_is_named() {
         &host.call(&["exec", "-n", "paused", "true"]),
         "it is paused",
     );
+}
+
+#[test]
+fn a_signal_ends_the_command_where_nobody_in_the_guest_hears_it() {
+    let Some(host) = guest(&[]) else { return };
+    let mut command = host.mother.command(host.mother.program());
+    command.args(["exec", "-n", "web", "sh", "-c"]);
+    command.arg("echo begun; exec sleep 1000");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut begun = [0; 6];
+    let output = child.stdout.as_mut().unwrap();
+    output.read_exact(&mut begun).unwrap();
+    assert_eq!(host.call(&["pause", "web"]).status, Some(0));
+    let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    let begun = Instant::now();
+    let ended = child.wait_with_output().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.signal(), Some(15), "{said}");
+    assert!(said.contains("reached no program"), "{said}");
 }
 
 #[test]

@@ -119,6 +119,8 @@ fn a_busy_guest_keeps_its_share_of_a_core_and_answers() {
     for limit in ["10%", "60%"] {
         let limited = host.call(&["limit", "busy", "--cpu-limit", limit]);
         assert_eq!(limited.status, Some(0), "{}", limited.stderr);
+        let said = &host.call(&["inspect", "busy"]).stdout;
+        assert!(said.contains(&format!("CPU {limit} of a core")), "{said}");
         check(limit.trim_end_matches('%').parse().unwrap());
         let start = Instant::now();
         for words in [["pause", "busy"], ["resume", "busy"], ["inspect", "busy"]] {
@@ -136,7 +138,7 @@ fn a_busy_guest_keeps_its_share_of_a_core_and_answers() {
     );
     assert!(share(&host, "busy") > 40.0);
     let limits = &host.call(&["inspect", "busy"]).stdout;
-    assert!(limits.contains("CPU 40% of a core"), "{limits}");
+    assert!(!limits.contains("CPU"), "it has none now: {limits}");
 }
 
 /// What this thread starts from now on runs on this core alone.
@@ -497,6 +499,16 @@ fn a_limit_of_the_engine_is_kept_while_the_guest_runs_much_code() {
             "{mib} MiB: {} s of CPU time, started anew {} times",
             report["vcpu_time"], counted["code cache clears"]
         );
+    }
+}
+
+#[test]
+fn a_limit_of_nothing_names_all_that_can_be_limited() {
+    let folder = tempfile::tempdir().unwrap();
+    let ran = Mother::new(folder.path()).call(&["limit", "web"]);
+    assert_eq!(ran.status, Some(2), "{}", ran.stderr);
+    for word in ["--resident", "--host-limit", "--cpu-limit", "--net-rate"] {
+        assert!(ran.stderr.contains(word), "{}", ran.stderr);
     }
 }
 

@@ -272,6 +272,36 @@ fn a_limited_guest_comes_back_limited_and_whole() {
 }
 
 #[test]
+fn limits_go_along_as_they_were_set_last() {
+    let Some(scene) = Scene::with_guest(&["--host-limit", "110M"]) else {
+        return;
+    };
+    let limits = |name: &str| scene.host.ps(name)["limits"].clone();
+    let check = |name: &str, host: Value, cpu: Value| {
+        let limits = limits(name);
+        assert_eq!(
+            (&limits["host"], &limits["cpu_limit"]),
+            (&host, &cpu),
+            "{limits}"
+        );
+        // What a limit of the whole leaves for guest memory is nobody's limit.
+        assert_eq!(limits["resident"], Value::Null, "{limits}");
+    };
+    scene.well(&["fork", "web", "--name", "whole"]);
+    check("whole", "110M".into(), Value::Null);
+    scene.well(&["kill", "whole"]);
+    scene.well(&["limit", "web", "--host-limit", "none", "--cpu-limit", "70%"]);
+    check("web", Value::Null, "70%".into());
+    scene.well(&["fork", "web", "--name", "free"]);
+    check("free", Value::Null, "70%".into());
+    scene.well(&["limit", "free", "--host-limit", "120M"]);
+    scene.well(&["suspend", "free"]);
+    scene.well(&["restore", "free"]);
+    check("free", "120M".into(), "70%".into());
+    assert_eq!(scene.ask("free", "echo still here"), "still here");
+}
+
+#[test]
 fn a_disk_goes_with_its_memory_or_the_snapshot_is_refused() {
     let Some(scene) = Scene::with_guest(&[]) else {
         return;

@@ -85,9 +85,10 @@ impl Scene {
         // What is typed is shown too, and must not look like the answer.
         let line = format!("echo be''gin{number}; {command}; echo e''nd{number}\n");
         self.host.attach("web").write_all(line.as_bytes()).unwrap();
-        let log = self.until_logged(&format!("end{number}\n"));
-        let begin = log.find(&format!("begin{number}\n")).unwrap();
-        let begin = begin + format!("begin{number}\n").len();
+        // A line of its own each, whatever the kernel says in between.
+        let log = self.until_logged(&format!("\nend{number}\n"));
+        let begin = format!("begin{number}");
+        let begin = log.find(&begin).unwrap() + begin.len();
         let end = log.find(&format!("end{number}\n")).unwrap();
         log[begin..end].trim().to_owned()
     }
@@ -354,6 +355,83 @@ fn what_was_typed_printed_paused_and_limited_stays_so() {
     terminal.finish();
     assert_eq!(scene.host.call(&["stop", "web"]).status, Some(0));
     assert_eq!(scene.host.ps("web")["end"]["kind"], "powered-off");
+}
+
+#[test]
+fn limits_are_after_an_upgrade_as_they_were_set_last() {
+    let words = ["--host-limit", "110M", "--cpu-limit", "150%"];
+    let Some(scene) = Scene::with_guest(&words) else {
+        return;
+    };
+    let limit = |words: &[&str]| {
+        let ran = scene.host.call(&[&["limit", "web"], words].concat());
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    };
+    let limits = || scene.host.ps("web")["limits"].clone();
+    let first = limits();
+    assert_eq!(
+        (&first["host"], &first["cpu_limit"]),
+        (&"110M".into(), &"150%".into())
+    );
+    let ran = scene.upgrade(&["web", "nobody", "--json"]);
+    assert_eq!(ran.status, Some(1), "{}", ran.stdout);
+    let refused: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let why = refused[0]["error"].to_string();
+    assert!(why.contains("mother limit NAME --host-limit none"), "{why}");
+    assert_eq!(refused[0]["done"], false);
+    assert_eq!(refused[1]["name"], "nobody");
+    limit(&["--host-limit", "none", "--cpu-limit", "80%"]);
+    limit(&["--engine-memory", "40M"]);
+    for _ in 0..2 {
+        scene.well();
+        let limits = limits();
+        assert_eq!(limits["host"], Value::Null, "{limits}");
+        assert_eq!(limits["resident"], Value::Null, "{limits}");
+        assert_eq!(limits["engine_memory"], "40M", "{limits}");
+        assert_eq!(limits["cpu_limit"], "80%", "{limits}");
+        let inspected = scene.host.call(&["inspect", "web"]).stdout;
+        assert!(
+            !inspected.contains("of the host, of the"),
+            "no limit of the whole: {inspected}"
+        );
+        assert!(
+            inspected.contains("limit    CPU 80% of a core"),
+            "{inspected}"
+        );
+    }
+}
+
+#[test]
+fn a_program_in_the_guest_is_told_to_have_lost_its_command() {
+    let Some(scene) = Scene::with_guest(&[]) else {
+        return;
+    };
+    let mut command = scene.host.mother.command(scene.host.mother.program());
+    let words = [
+        "exec",
+        "-n",
+        "web",
+        "sh",
+        "-c",
+        "echo begun; exec sleep 1000",
+    ];
+    command.args(words).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut begun = [0; 6];
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut begun)
+        .unwrap();
+    scene.well();
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("the connection to its guest agent was cut"),
+        "{said}"
+    );
 }
 
 #[test]

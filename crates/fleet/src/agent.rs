@@ -40,6 +40,9 @@ pub enum AgentError {
     /// Nobody answers: no driver, no agent, or one that is busy.
     #[error("no guest agent answers in it")]
     Silent,
+    /// A connection that was there is gone.
+    #[error("the connection to its guest agent was cut")]
+    Cut,
     /// It says something else than an agent would.
     #[error("what answers in it is no guest agent of this version")]
     Strange,
@@ -171,7 +174,8 @@ impl Agent {
     /// The next message; a refusal is an error.
     ///
     /// # Errors
-    /// [`AgentError::Silent`] if the connection is gone or the time is over, [`AgentError::Strange`] for what is too long.
+    /// [`AgentError::Cut`] if the connection is gone, [`AgentError::Silent`] if the time is over, [`AgentError::Strange`] for what is
+    /// too long.
     pub fn hear(&mut self) -> Result<Message, AgentError> {
         let mut head = [0; 5];
         self.read(&mut head)?;
@@ -193,6 +197,10 @@ impl Agent {
     fn read(&mut self, bytes: &mut [u8]) -> Result<(), AgentError> {
         self.stream
             .read_exact(bytes)
-            .map_err(|_| AgentError::Silent)
+            .map_err(|error| match error.kind() {
+                // A time that is over is the first of these here, the second elsewhere.
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => AgentError::Silent,
+                _ => AgentError::Cut,
+            })
     }
 }

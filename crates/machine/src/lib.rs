@@ -54,7 +54,6 @@ pub use devices::virtio::net::MacAddress;
 pub use engine::{EngineChoice, EngineFinding, EngineKind, findings, reserve_code};
 pub use host::tsc::{Stability as TscStability, stability as tsc_stability};
 pub use life::held::BuildError;
-pub use limits::LimitsSaid;
 pub use outcome::crash::{Crash, CrashCause};
 pub use outcome::ending::{Ending, StopCause};
 pub use outcome::exits::{ExitCounts, ExitKind};

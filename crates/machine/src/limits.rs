@@ -7,27 +7,10 @@ use devices::rate::RateLimiter;
 use devices::virtio::{DeviceMetrics, DeviceRates, VirtioKind};
 
 use host::lock::Lock;
-use serde::{Deserialize, Serialize};
 
 use crate::threads::engine_limit::EngineLimit;
 use crate::threads::host_limit::HostLimit;
 use crate::threads::quota::Quota;
-
-/// All limits of a VM, as they were said last: at its start, or since.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct LimitsSaid {
-    /// Guest memory that the host may hold.
-    pub resident_bytes: Option<u64>,
-    /// What compressed pages may take.
-    pub page_memory_bytes: Option<u64>,
-    /// What the engine may hold.
-    pub engine_bytes: Option<u64>,
-    /// What the VM may cost in all.
-    pub host_bytes: Option<u64>,
-    /// What it may use per second.
-    pub rates: Rates,
-}
 
 /// See the module. Cheap to clone.
 #[derive(Clone, Debug, Default)]

@@ -22,6 +22,7 @@ mod disk;
 mod egress;
 mod file;
 mod folder;
+mod in_force;
 mod keys;
 mod memory_limit;
 mod name;
@@ -45,6 +46,7 @@ pub use disk::{DiskFormat, DiskSerial, DiskSpec};
 pub use egress::{EgressPlace, EgressRule, EgressSpec};
 pub use file::{PartialSpec, nearest};
 pub use folder::FolderSpec;
+pub use in_force::LimitsSaid;
 pub use memory_limit::MemoryLimit;
 pub use name::{NameError, VmName};
 pub use network::{Forward, Mac, NetSpec, Transport};
@@ -317,26 +319,6 @@ impl VmSpec {
             net_packets: self.net_packets,
             console_rate: self.console_rate,
         }
-    }
-
-    /// It may use so much per second, and of what is not said as much as it wants.
-    pub fn set_rates(&mut self, rates: &Rates) {
-        let Rates {
-            cpu_limit,
-            cpu_weight,
-            disk_rate,
-            disk_ops,
-            net_rate,
-            net_packets,
-            console_rate,
-        } = *rates;
-        self.cpu_limit = cpu_limit;
-        self.cpu_weight = cpu_weight;
-        self.disk_rate = disk_rate;
-        self.disk_ops = disk_ops;
-        self.net_rate = net_rate;
-        self.net_packets = net_packets;
-        self.console_rate = console_rate;
     }
 
     /// What the VM is called in messages.

@@ -31,6 +31,15 @@ pub(super) fn address(vm: &Vm) -> Option<Ipv4Addr> {
     Some(network.address)
 }
 
+/// Has a VM that runs be described with the limits that it has now, which may be others than it was started with.
+pub(super) fn show_limits_in_force(vm: &mut Vm) {
+    let status = vm.status.as_ref();
+    let limits = status.and_then(|status| Some((status.limits?, status.info.memory_given_bytes)));
+    if let (Some((limits, memory_bytes)), Some(origin)) = (limits, &mut vm.origin) {
+        origin.given.set_limits(&limits, memory_bytes);
+    }
+}
+
 /// Lines for `mother inspect`.
 pub(super) fn lines(origin: Option<&VmOrigin>, address: Option<Ipv4Addr>) -> String {
     let Some(origin) = origin else {
@@ -75,6 +84,10 @@ pub(super) fn lines(origin: Option<&VmOrigin>, address: Option<Ipv4Addr>) -> Str
     lines
 }
 
+fn text(value: Option<impl ToString>) -> Option<String> {
+    value.map(|value| value.to_string())
+}
+
 fn limits(given: &VmSpec) -> Vec<(&'static str, String)> {
     let resident = given
         .resident_limit
@@ -95,28 +108,25 @@ fn limits(given: &VmSpec) -> Vec<(&'static str, String)> {
     });
     let timeout = given.timeout.map(|timeout| ("time", timeout.to_string()));
     let rates = given.rates();
+    // What is not limited has no line.
+    let rate = |said: Option<String>, head, unit: &str| {
+        let bound = said.filter(|rate| rate != "none")?;
+        Some((head, format!("{bound}{unit}")))
+    };
     let rates = [
-        rates
-            .cpu_limit
-            .map(|limit| ("CPU", format!("{limit} of a core"))),
+        rate(text(rates.cpu_limit), "CPU", " of a core"),
         rates
             .cpu_weight
             .map(|weight| ("CPU", format!("weight {weight} of 100"))),
-        rates
-            .disk_rate
-            .map(|rate| ("disks", format!("{rate} per second"))),
-        rates
-            .disk_ops
-            .map(|rate| ("disks", format!("{rate} requests per second"))),
-        rates
-            .net_rate
-            .map(|rate| ("network", format!("{rate} per second each way"))),
-        rates
-            .net_packets
-            .map(|rate| ("network", format!("{rate} packets per second each way"))),
-        rates
-            .console_rate
-            .map(|rate| ("consoles", format!("{rate} per second"))),
+        rate(text(rates.disk_rate), "disks", " per second"),
+        rate(text(rates.disk_ops), "disks", " requests per second"),
+        rate(text(rates.net_rate), "network", " per second each way"),
+        rate(
+            text(rates.net_packets),
+            "network",
+            " packets per second each way",
+        ),
+        rate(text(rates.console_rate), "consoles", " per second"),
     ];
     [
         resident,

@@ -106,7 +106,7 @@ pub fn exec(arguments: &ExecArguments) -> Result<u8, Failure> {
     let (one, _) = OneVm::connect(inventory.record(&vm.name)).map_err(failed)?;
     let not_done = |error| not_done(&vm.name, error);
     let mut agent = Agent::connect(&one, PATIENCE).map_err(not_done)?;
-    let gone = |_| not_done(AgentError::Silent);
+    let gone = |_| not_done(AgentError::Cut);
     agent.say(to_agent::START, &request).map_err(gone)?;
     let writer = agent.try_clone().map_err(gone)?;
     let session = Arc::new(Session {
@@ -115,7 +115,10 @@ pub fn exec(arguments: &ExecArguments) -> Result<u8, Failure> {
         feeder: OnceLock::new(),
     });
     let is_raw = arguments.wants_terminal() && io::stdin().is_terminal();
-    session.hear_signals(is_raw).map_err(Failure::Signals)?;
+    let hears = Arc::new(move || Agent::connect(&one, Duration::ZERO).is_ok());
+    session
+        .hear_signals(is_raw, hears)
+        .map_err(Failure::Signals)?;
     if is_raw {
         terminal::make_raw().map_err(|source| Failure::Terminal {
             act: "take",
@@ -159,6 +162,10 @@ pub(super) fn not_done(name: &VmName, error: AgentError) -> Failure {
         AgentError::NotRunning(_) => "`mother ps -a` says what it does",
         AgentError::Silent => {
             "it may be starting, or have ended: `mother ps -a` and `mother logs` say more; `mother console` needs no agent"
+        }
+        AgentError::Cut => {
+            "its guest has started again or has ended, or the VM was upgraded: `mother ps -a` says what it does now, and \
+             `mother logs` what the guest said last"
         }
         AgentError::Strange => {
             "a guest that was started by another version of Mother has that version's agent; start it anew"
@@ -245,8 +252,9 @@ impl Session {
         let _ = self.agent.lock().say(kind, payload);
     }
 
-    /// Hands on signals, and with a terminal its size; those of its keys come as keys.
-    fn hear_signals(self: &Arc<Session>, is_raw: bool) -> io::Result<()> {
+    /// Hands on signals, and with a terminal its size; those of its keys come as keys. `hears` says whether there is anybody in
+    /// the guest whom a signal reaches.
+    fn hear_signals(self: &Arc<Session>, is_raw: bool, hears: Arc<Hears>) -> io::Result<()> {
         let session = Arc::clone(self);
         if is_raw {
             return signals::leave_in_order(move || {
@@ -270,6 +278,12 @@ impl Session {
                 }
                 before = Some(signal);
                 session.say(to_agent::SIGNAL, &[signal as u8]);
+                if matches!(signal, SIGINT | SIGTERM | SIGHUP | SIGQUIT) {
+                    let hears = Arc::clone(&hears);
+                    let thread = thread::Builder::new().name("hears".to_owned());
+                    // Where there can be no thread, the same signal once more ends it.
+                    let _ = thread.spawn(move || die_unless_heard(signal, &*hears));
+                }
             }
         };
         let thread = thread::Builder::new().name("signals".to_owned());
@@ -328,6 +342,23 @@ impl Session {
             }
         }
     }
+}
+
+/// Says whether there is anybody in the guest whom a signal reaches.
+type Hears = dyn Fn() -> bool + Send + Sync;
+
+/// A guest that stands still, because its kernel has given up or somebody has paused it, hands no signal on to a program: then this
+/// side dies of it. A program may take as long as it likes.
+fn die_unless_heard(signal: i32, hears: &Hears) {
+    for _ in 0..2 {
+        if hears() {
+            return;
+        }
+    }
+    let words = "mother: no guest agent answers, so the signal reached no program; what runs in the guest is as it was\n";
+    // Not by way of the standard library, whose lock is held by who shows what the program complains of.
+    let _ = rustix::io::write(rustix::stdio::stderr(), words.as_bytes());
+    signals::die_of(signal);
 }
 
 #[cfg(test)]

@@ -53,10 +53,11 @@ pub fn inspect(arguments: &InspectArguments) -> Result<u8, Failure> {
         return foreign::inspect(&target, arguments.json);
     }
     let name = arguments.name.as_deref().unwrap_or_default();
-    let vm = find(&Inventory::of_user()?, name)?;
+    let mut vm = find(&Inventory::of_user()?, name)?;
     if !is_alive(&vm) {
         return inspect_ended(&vm, arguments.json);
     }
+    described::show_limits_in_force(&mut vm);
     let origin = vm.origin.as_ref();
     let (name, mut watcher) = watch(name)?;
     let assessment = settled(&mut watcher).map_err(failed(&name))?;

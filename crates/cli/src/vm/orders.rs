@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use api::{Command, Rates, VmName, VmState};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use fleet::{Client, ClientError, Inventory, InventoryError, Vm};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -94,7 +94,7 @@ pub struct LinkArguments {
 /// `mother limit`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
-The guest keeps the memory it believes to have and is not told. What the host may not
+The guest is not told. What is not named stays as it is. Memory that the host may not
 hold is compressed, or put into the page file. When this returns, the limit is kept.
 
 Examples:
@@ -104,6 +104,7 @@ Examples:
   mother limit web --cpu-limit 50% --disk-rate 20M --net-rate 5M
   mother limit web --host-limit 120M
   mother limit web --cpu-limit none --cpu-weight 50")]
+#[command(group = ArgGroup::new("limits").required(true).multiple(true).args(LIMITS))]
 pub struct LimitArguments {
     #[command(flatten)]
     who: NamesArguments,
@@ -117,13 +118,7 @@ pub struct LimitArguments {
 #[derive(Clone, Debug, Args)]
 struct MemoryLimits {
     /// How much of its memory the host may hold: a size such as 100M, a share such as 10%, or none for no limit
-    #[arg(
-        long,
-        value_name = "SIZE|SHARE",
-        required_unless_present_any = [
-            "page_memory", "engine_memory", "host_limit", "cpu_limit", "cpu_weight", "disk_rate", "disk_ops", "net_rate", "net_packets", "console_rate"
-        ]
-    )]
+    #[arg(long, value_name = "SIZE|SHARE")]
     resident: Option<String>,
     /// Memory that compressed pages may take
     #[arg(long, value_name = "SIZE")]
@@ -135,6 +130,21 @@ struct MemoryLimits {
     #[arg(long, value_name = "SIZE")]
     host_limit: Option<String>,
 }
+
+/// What can be limited, of which at least one has to be.
+const LIMITS: [&str; 11] = [
+    "resident",
+    "page_memory",
+    "engine_memory",
+    "host_limit",
+    "cpu_limit",
+    "cpu_weight",
+    "disk_rate",
+    "disk_ops",
+    "net_rate",
+    "net_packets",
+    "console_rate",
+];
 
 /// `mother rm`.
 #[derive(Clone, Debug, Args)]
@@ -380,13 +390,17 @@ fn perform_by_name(
     let failures = results
         .iter()
         .filter_map(|(_, result)| result.as_ref().err());
-    let statuses: Vec<u8> = failures.map(Failure::status).collect();
-    Ok(match &statuses[..] {
-        [] => 0,
-        // What makes no sense for any of them is what was asked.
-        all if all.iter().all(|status| *status == BAD_INPUT) => BAD_INPUT,
-        _ => ANSWER_IS_NO,
-    })
+    Ok(status_of(failures))
+}
+
+/// The exit status of an order to several VMs: what makes no sense for any of those that refuse it is what was asked.
+pub(super) fn status_of<'a>(failures: impl IntoIterator<Item = &'a Failure>) -> u8 {
+    let statuses: Vec<u8> = failures.into_iter().map(Failure::status).collect();
+    match statuses.iter().all(|status| *status == BAD_INPUT) {
+        _ if statuses.is_empty() => 0,
+        true => BAD_INPUT,
+        false => ANSWER_IS_NO,
+    }
 }
 
 pub(super) fn is_alive(vm: &Vm) -> bool {

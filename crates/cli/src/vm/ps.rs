@@ -77,6 +77,7 @@ pub fn ps(arguments: &PsArguments) -> Result<u8, Failure> {
     let inventory = Inventory::of_user()?;
     let mut vms = inventory.list()?;
     vms.retain(|vm| arguments.ended || !has_ended(vm));
+    vms.iter_mut().for_each(described::show_limits_in_force);
     if arguments.json {
         let list: Vec<_> = vms
             .iter()
@@ -270,6 +271,7 @@ mod tests {
             reboots: 0,
             consoles: 1,
             devices: Vec::new(),
+            limits: None,
         };
         let given = api::VmSpec {
             forwards: vec!["8080:80".parse().unwrap()],

@@ -2,8 +2,9 @@
 
 use clap::Args;
 use fleet::Inventory;
+use runner::Upgraded;
 
-use super::orders::{NamesArguments, check_alive};
+use super::orders::{NamesArguments, check_alive, status_of};
 use super::words::find;
 use crate::answers::{self, UpgradedVm};
 use crate::failure::Failure;
@@ -30,40 +31,45 @@ pub struct UpgradeArguments {
 pub fn upgrade(arguments: &UpgradeArguments) -> Result<u8, Failure> {
     let NamesArguments { names, json } = &arguments.who;
     let inventory = Inventory::of_user()?;
-    let mut done = Vec::new();
+    let mut answers = Vec::new();
     let mut failures = Vec::new();
     for name in names {
-        match upgrade_one(&inventory, name) {
-            Ok(upgraded) if *json => done.push(upgraded),
-            Ok(upgraded) => tell(&upgraded)?,
-            Err(failure) => failures.push(failure),
+        let upgraded = upgrade_one(&inventory, name);
+        match &upgraded {
+            Ok(upgraded) if !*json => tell(name, upgraded)?,
+            Ok(_) => {}
+            Err(failure) => failure.print(false),
         }
+        answers.push(answer(name, &upgraded));
+        failures.extend(upgraded.err());
     }
-    if *json && !done.is_empty() {
-        say(&answers::text(&done))?;
+    if *json {
+        say(&answers::text(&answers))?;
     }
-    let mut failures = failures.into_iter();
-    let last = failures.next_back();
-    failures.for_each(|failure| failure.print(*json));
-    last.map_or(Ok(0), Err)
+    Ok(status_of(&failures))
 }
 
-fn upgrade_one(inventory: &Inventory, name: &str) -> Result<UpgradedVm, Failure> {
+fn upgrade_one(inventory: &Inventory, name: &str) -> Result<Upgraded, Failure> {
     let vm = find(inventory, name)?;
     check_alive(&vm, "upgrade")?;
-    let upgraded = runner::upgrade(&vm.name, &inventory.record(&vm.name))?;
-    Ok(UpgradedVm {
-        name: vm.name.to_string(),
-        from: upgraded.from,
-        to: upgraded.to,
-        pid: upgraded.pid,
-        pause_seconds: upgraded.pause_seconds,
-    })
+    Ok(runner::upgrade(&vm.name, &inventory.record(&vm.name))?)
 }
 
-fn tell(upgraded: &UpgradedVm) -> Result<(), Failure> {
-    let UpgradedVm {
-        name,
+fn answer(name: &str, upgraded: &Result<Upgraded, Failure>) -> UpgradedVm {
+    let done = upgraded.as_ref().ok();
+    UpgradedVm {
+        name: name.to_owned(),
+        done: done.is_some(),
+        error: upgraded.as_ref().err().map(Failure::problem),
+        from: done.map(|it| it.from.clone()),
+        to: done.map(|it| it.to.clone()),
+        pid: done.map(|it| it.pid),
+        pause_seconds: done.map(|it| it.pause_seconds),
+    }
+}
+
+fn tell(name: &str, upgraded: &Upgraded) -> Result<(), Failure> {
+    let Upgraded {
         from,
         to,
         pause_seconds,

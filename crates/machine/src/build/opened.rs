@@ -39,6 +39,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use api::LimitsSaid;
 use devices::virtio::net::Unfinished;
 use mem::MemoryFile;
 
@@ -57,7 +58,6 @@ use crate::life::held::{BuildError, Held};
 use crate::life::restored::{Restored, SavedFiles};
 use crate::life::saved::SavedError;
 use crate::life::{Begin, VcpuMaker};
-use crate::limits::LimitsSaid;
 use crate::paging::Paging;
 use crate::plan::VmPlan;
 use crate::run::outside::Outside;

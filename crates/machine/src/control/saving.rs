@@ -3,13 +3,13 @@
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use api::LimitsSaid;
 use devices::virtio::blk::Disk;
 
 use crate::boot::Module;
 use crate::control::MachineControl;
 use crate::control::requests::{Answer, Request};
 use crate::life::saved::LifeState;
-use crate::limits::LimitsSaid;
 use crate::outcome::refusal::SwitchError;
 use crate::plan::VmPlan;
 

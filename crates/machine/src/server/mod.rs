@@ -127,6 +127,7 @@ impl Shared {
             reboots: self.control.reboots(),
             consoles: self.consoles.load(Ordering::Relaxed),
             devices: self.devices.statuses(self.recent.printed_bytes()),
+            limits: Some(self.control.limits_said()),
         }
     }
 }

@@ -8,8 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use api::{
-    BalloonBook, ClockBook, Counter, HostBooks, MemoryBook, MemoryView, Outcome, RefusalCode,
-    SlotView,
+    BalloonBook, ClockBook, Counter, HostBooks, LimitsSaid, MemoryBook, MemoryView, Outcome,
+    RefusalCode, SlotView,
 };
 use devices::virtio::balloon::BalloonReading;
 use host::MemFd;
@@ -20,7 +20,6 @@ use serde::Serialize;
 use crate::boot::Image;
 use crate::control::Phase;
 use crate::life::saved::LifeState;
-use crate::limits::LimitsSaid;
 use crate::plan::VmPlan;
 use crate::server::Shared;
 use crate::server::lines::{line, refusal, reply, send_rest};

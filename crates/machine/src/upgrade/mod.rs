@@ -43,13 +43,12 @@ mod take;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use api::ClaimBook;
+use api::{ClaimBook, LimitsSaid};
 use devices::virtio::net::Unfinished;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::EngineKind;
 use crate::life::saved::LifeState;
-use crate::limits::LimitsSaid;
 
 pub use give::{Giver, NotGiven};
 

@@ -105,7 +105,7 @@ impl FromGuest {
         }
         let said = agent.say(to_agent::GIVE, &request);
         let peer = Peer { name, agent };
-        said.map_err(|_| peer.stop(AgentError::Silent))?;
+        said.map_err(|_| peer.stop(AgentError::Cut))?;
         Ok(FromGuest { peer, entries: 0 })
     }
 
@@ -196,7 +196,7 @@ impl ToGuest {
         }
         let said = agent.say(to_agent::TAKE, &request);
         let peer = Peer { name, agent };
-        said.map_err(|_| peer.stop(AgentError::Silent))?;
+        said.map_err(|_| peer.stop(AgentError::Cut))?;
         Ok(ToGuest {
             peer,
             message: Vec::with_capacity(MESSAGE_BYTES_MAX),

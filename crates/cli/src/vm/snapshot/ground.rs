@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use api::{BootChoice, MemoryLimit, ResidentLimit, StoreSize, VmOrigin, VmSpec};
-use machine::LimitsSaid;
+use api::{BootChoice, LimitsSaid, VmOrigin, VmSpec};
 use serde::{Deserialize, Serialize};
 
 /// What the manifest has as `spec`.
@@ -34,29 +33,10 @@ pub(super) fn disk(n: usize) -> String {
     format!("disk{n}")
 }
 
-/// Has a description say these limits.
-fn limit(given: &mut VmSpec, limits: &LimitsSaid) {
-    let LimitsSaid {
-        resident_bytes,
-        page_memory_bytes,
-        engine_bytes,
-        host_bytes,
-        rates,
-    } = limits;
-    given.resident_limit = resident_bytes.map(ResidentLimit::Bytes);
-    // Without a limit nothing is put away, and the host of the next VM need not be able to.
-    if given.page_memory.is_some() || resident_bytes.is_some() || host_bytes.is_some() {
-        given.page_memory = page_memory_bytes.map(StoreSize::of_bytes);
-    }
-    given.engine_memory = engine_bytes.map(MemoryLimit::Bytes);
-    given.host_limit = host_bytes.map(MemoryLimit::Bytes);
-    given.set_rates(rates);
-}
-
-/// What `origin` describes, as it is now: with these limits, and without what belongs to one host or one run.
+/// What `origin` describes, as it is now: with these limits, of so much memory, and without what belongs to one host or one run.
 pub(super) fn of(
     origin: &VmOrigin,
-    limits: &LimitsSaid,
+    (limits, memory_bytes): (&LimitsSaid, u64),
     strings: Vec<String>,
     reseeds: bool,
 ) -> Ground {
@@ -83,7 +63,7 @@ pub(super) fn of(
     given.passt = None;
     given.kernel = Some(KERNEL.into());
     given.initrd = None;
-    limit(&mut given, limits);
+    given.set_limits(limits, memory_bytes);
     Ground {
         words: origin.words.clone(),
         folder: origin.folder.clone(),

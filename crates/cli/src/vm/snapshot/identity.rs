@@ -36,7 +36,7 @@ pub(super) fn renew(name: &VmName, address: Option<&str>) -> Result<(), Failure>
 
 fn ask(one: &OneVm, name: &VmName, address: &str) -> Result<(), AgentError> {
     let mut agent = Agent::connect(one, PATIENCE)?;
-    let gone = |_| AgentError::Silent;
+    let gone = |_| AgentError::Cut;
     agent.set_patience(Some(WORK_TIME)).map_err(gone)?;
     let mut request = Vec::new();
     for word in ["sh", "-c", SCRIPT, "identity", name.as_str(), address] {

@@ -21,7 +21,7 @@ impl Still {
     /// [`AgentError`]: there is none, or it cannot.
     pub(super) fn hold(vm: &OneVm) -> Result<Still, AgentError> {
         let mut agent = Agent::connect(vm, Duration::ZERO)?;
-        let gone = |_| AgentError::Silent;
+        let gone = |_| AgentError::Cut;
         agent.set_patience(Some(PATIENCE)).map_err(gone)?;
         agent.say(to_agent::FREEZE, &[]).map_err(gone)?;
         match agent.hear()?.kind {
@@ -35,7 +35,7 @@ impl Still {
     /// # Errors
     /// [`AgentError`]; it goes on all the same, as the connection ends.
     pub(super) fn let_go(mut self) -> Result<(), AgentError> {
-        let gone = |_| AgentError::Silent;
+        let gone = |_| AgentError::Cut;
         self.0.say(to_agent::THAW, &[]).map_err(gone)?;
         match self.0.hear()?.kind {
             from_agent::THAWED => Ok(()),

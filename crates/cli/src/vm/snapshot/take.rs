@@ -6,14 +6,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use api::{VmName, VmOrigin};
+use api::{LimitsSaid, VmName, VmOrigin};
 use clap::Args;
 use devices::virtio::blk::Head;
 use fleet::{Client, ClientError, Inventory, OneVm, StateFiles, Vm};
 use images::Cache;
 use insight::Memory;
 use insight::amounts::size_in_words;
-use machine::{DiskPlan, LimitsSaid, VmPlan};
+use machine::{DiskPlan, VmPlan};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use snapshot::{
@@ -547,7 +547,12 @@ fn manifest(
         images.push(draft.add_image(ImageRole::Module, &file_name(&module.path), file)?);
         strings.push(module.string.clone());
     }
-    let ground = ground::of(origin, &written.limits, strings, reseeds);
+    let ground = ground::of(
+        origin,
+        (&written.limits, plan.memory_bytes),
+        strings,
+        reseeds,
+    );
     let made_at = SystemTime::now().duration_since(UNIX_EPOCH);
     Ok(Manifest {
         format: MANIFEST_FORMAT,
