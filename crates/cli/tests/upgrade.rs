@@ -63,6 +63,8 @@ impl Scene {
         let ran = scene.host.mother.run(&[&usual, words].concat());
         assert_eq!(ran.status, Some(0), "{}", ran.stderr);
         scene.until_logged("guest:~#");
+        // What the kernel says would come in the middle of answers.
+        scene.ask("dmesg -n 1");
         Some(scene)
     }
 

@@ -249,6 +249,15 @@ impl VcpuState {
         }
     }
 
+    /// Whether it stays in HLT: what is to be delivered ends that, also while the engine that was told of it has not come to it
+    /// (SDM vol. 2, HLT).
+    pub fn stays_halted(&self) -> bool {
+        let is_woken = self.interrupt_pending.is_some()
+            || self.nmi_pending && !self.nmi_blocked
+            || self.exception_pending.is_some();
+        self.halted && !is_woken
+    }
+
     /// Current privilege level.
     pub fn cpl(&self) -> u8 {
         self.ss.dpl()

@@ -42,6 +42,10 @@ pub(crate) fn hand_over(
     for (vcpu_id, state) in (0..).zip(&mut states) {
         if state.local_apic.is_none() {
             take_signals(board, vcpu_id, state, time);
+        }
+        // The controllers have given that interrupt away and ring for it no more.
+        state.halted = state.stays_halted();
+        if state.local_apic.is_none() {
             state.local_apic = board.apic_state(vcpu_id, now);
         }
         if let Some(apic) = &state.local_apic {
@@ -73,6 +77,5 @@ fn take_signals(board: &mut Board, vcpu_id: u32, state: &mut VcpuState, time: &G
     }
     if board.take_nmi(vcpu_id) {
         state.nmi_pending = true;
-        state.halted = false;
     }
 }

@@ -8,6 +8,7 @@ use vcpu::{Exit, Injection, Reply, TripleFault};
 use x86::Gpa;
 
 use crate::console::Console;
+use crate::engine::EngineKind;
 use crate::outcome::ending::Ending;
 use crate::outcome::ending::StopCause;
 use crate::outcome::exits::ExitKind;
@@ -307,6 +308,25 @@ fn a_timer_wakes_a_guest_that_sleeps() {
     assert_eq!(report.ending, Ending::DebugExit(3));
     assert_eq!(*injected.lock().unwrap(), [Injection::Interrupt(0x20)]);
     assert!(report.wall_time >= Duration::from_micros(1990));
+}
+
+#[test]
+fn an_interrupt_that_was_given_and_not_yet_delivered_wakes_the_guest_on_its_next_vcpu() {
+    let mut script = start_pic(0);
+    script.extend([out(0x43, 0x30), out(0x40, 0x4c), out(0x40, 0x09), halt()]);
+    // The script is at its end: the interrupt waits until the vCPU is called out, with HLT as the last that it did.
+    let scripts = vec![script, vec![out(0xf4, 1)]];
+    let (machine, injected) = machine(|_| (), scripts, Then::Spin, quiet());
+    let control = machine.control();
+    let change = std::thread::spawn(move || {
+        while injected.lock().unwrap().is_empty() {
+            std::thread::yield_now();
+        }
+        let patience = Duration::from_secs(20);
+        control.change_engine(EngineKind::Soft, patience).unwrap();
+    });
+    assert_eq!(machine.run().unwrap().ending, Ending::DebugExit(3));
+    change.join().unwrap();
 }
 
 #[test]

@@ -66,6 +66,8 @@ impl Vcpu for Scripted {
         if let Some((exit, wanted)) = self.steps.next() {
             self.wanted = wanted;
             self.halted = exit == Exit::Halt;
+            self.state.halted = self.halted;
+            self.state.interrupt_pending = None;
             return Ok(exit);
         }
         if self.then == Then::Halt {
@@ -81,13 +83,17 @@ impl Vcpu for Scripted {
         Ok(Exit::Kicked)
     }
 
-    /// The guest takes interrupts only where it sleeps, so that none comes before the script expects it.
+    /// The guest takes interrupts only where it sleeps, so that none comes before the script expects it; what was given is
+    /// delivered with the next step.
     fn can_inject(&self) -> bool {
         self.halted
     }
 
     fn inject(&mut self, event: Injection) {
         self.halted = false;
+        if let Injection::Interrupt(vector) = event {
+            self.state.interrupt_pending = Some(vector);
+        }
         self.injected.lock().unwrap().push(event);
     }
 
