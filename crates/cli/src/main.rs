@@ -54,7 +54,6 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 use runner::role::Taken;
-use tracing_subscriber::EnvFilter;
 
 use crate::arguments::{Arguments, Command};
 use crate::failure::Failure;
@@ -73,12 +72,12 @@ fn main() -> ExitCode {
         None => {}
     }
     terminal::restore_on_panic();
-    let filter = EnvFilter::try_from_env("MOTHER_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(terminal::log_has_colours())
-        .with_writer(terminal::log_writer)
-        .init();
+    let wanted = std::env::var("MOTHER_LOG").ok();
+    runner::log_to(
+        wanted.as_deref(),
+        terminal::log_has_colours(),
+        terminal::log_writer,
+    );
     carry_out()
 }
 

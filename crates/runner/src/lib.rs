@@ -33,6 +33,7 @@ mod starter;
 mod trial;
 mod trouble;
 mod vm;
+mod warning;
 mod wire;
 
 pub use ask::{Ask, Asked, Echo, GRACE, OnTerm};
@@ -40,6 +41,7 @@ pub use client::{Handle, Held, Order, Running, Streams, start, upgrade};
 pub use ending::{CRASHED, KILLED, TIMED_OUT};
 pub use launcher::Means;
 pub use observer::{Observer, ObserverEnd, Observing, tell_refused};
+pub use own_log::log_to;
 pub use reader::Reader;
 pub use starter::{STARTER, elsewhere, starter};
 pub use trial::jail_here;

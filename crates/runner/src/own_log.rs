@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
+use crate::warning::Warning;
+
 /// The variable with the level, or a filter.
 pub(crate) const LEVEL: &str = "MOTHER_LOG";
 
@@ -40,21 +42,42 @@ impl LogWish {
 
 /// Logs from now on.
 pub(crate) fn begin(wish: &LogWish) {
-    let wanted = wish.filter.as_deref().map(EnvFilter::try_new);
-    let filter = wanted.and_then(Result::ok);
-    let filter = filter.unwrap_or_else(|| EnvFilter::new("warn"));
     let is_plain = wish.is_plain;
-    // Somebody who has begun to log already goes on with that.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(io::stderr().is_terminal() && !is_plain)
-        .with_writer(|| Writer)
-        .try_init();
+    log_to(
+        wish.filter.as_deref(),
+        io::stderr().is_terminal() && !is_plain,
+        || Writer,
+    );
+}
+
+/// Logs to `writer` from now on what `wanted` asks for, by a level or a filter. Without, or where that is none, warnings in the
+/// words of a command. Somebody who has begun to log already goes on with that.
+pub fn log_to<W: Write>(
+    wanted: Option<&str>,
+    has_colours: bool,
+    writer: impl Fn() -> W + Send + Sync + 'static,
+) {
+    let wanted = wanted.map(EnvFilter::try_new);
+    let log = tracing_subscriber::fmt()
+        .with_ansi(has_colours)
+        .with_writer(writer);
+    let _ = match wanted.and_then(Result::ok) {
+        Some(filter) => log.with_env_filter(filter).try_init(),
+        None => log
+            .with_env_filter(EnvFilter::new("warn"))
+            .event_format(Warning::default())
+            .try_init(),
+    };
 }
 
 /// Standard error is a terminal in raw mode.
 pub(crate) fn is_raw(is_raw: bool) {
     IS_RAW.store(is_raw, Ordering::Relaxed);
+}
+
+/// Whether nobody sits there, so that times are wanted.
+pub(crate) fn is_a_log() -> bool {
+    ROOM.load(Ordering::Relaxed) != u64::MAX
 }
 
 /// Lets only so much more into the log: nobody makes room where it goes now.

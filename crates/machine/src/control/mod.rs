@@ -5,6 +5,7 @@
 //! life: a guest that resets itself is paused or stopped all the same.
 
 mod attended;
+pub(crate) mod door;
 mod requests;
 mod saving;
 mod shown;
@@ -17,6 +18,7 @@ use host::lock::{Condition, Lock};
 use vcpu::Kick;
 
 use crate::attach::broker::Broker;
+use crate::control::door::Door;
 use crate::engine::EngineFinding;
 use crate::life::saved::LifeState;
 use crate::limits::Limits;
@@ -50,6 +52,7 @@ struct Shared {
     ground: Ground,
     /// States that were taken and not fetched yet.
     saved: Lock<Vec<(Ticket, LifeState)>>,
+    door: Door,
 }
 
 struct Inside {

@@ -8,6 +8,7 @@ use devices::virtio::blk::Disk;
 
 use crate::boot::Module;
 use crate::control::MachineControl;
+use crate::control::door::Door;
 use crate::control::requests::{Answer, Request};
 use crate::life::saved::LifeState;
 use crate::outcome::refusal::SwitchError;
@@ -98,6 +99,11 @@ impl MachineControl {
             // It is answered when the life has begun, which nobody waits for here.
             let _ = self.tell(Request::Pause);
         }
+    }
+
+    /// Where clients come in.
+    pub(crate) fn door(&self) -> &Door {
+        &self.0.door
     }
 
     /// What the VM stands on.

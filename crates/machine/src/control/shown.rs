@@ -10,6 +10,7 @@ use host::lock::{Condition, Lock};
 use paging::Books as PagingBooks;
 
 use crate::attach::broker::Broker;
+use crate::control::door::Door;
 use crate::control::requests::{Phase, Requests};
 use crate::control::{Ground, Inside, MachineControl, Shared};
 use crate::engine::EngineKind;
@@ -88,6 +89,7 @@ impl MachineControl {
             engines: ground.plan.engines.clone(),
             ground,
             saved: Lock::default(),
+            door: Door::default(),
         }))
     }
 

@@ -35,6 +35,7 @@ use crate::attach::handles::Devices;
 use crate::build::Machine;
 use crate::console::ConsoleInput;
 use crate::console::recent::Recent;
+use crate::control::door::Came;
 use crate::control::{MachineControl, Phase};
 use crate::server::clients::Clients;
 
@@ -221,6 +222,8 @@ impl Acceptor {
     /// # Errors
     /// If the host gives no thread or descriptor.
     pub fn serve(&self, listener: UnixListener) -> io::Result<()> {
+        // Whoever else has this socket does without blocking too.
+        listener.set_nonblocking(true)?;
         let accepted = listener.try_clone()?;
         let shared = Arc::clone(&self.shared);
         let accept = move || accept(&accepted, &shared);
@@ -240,11 +243,11 @@ impl Drop for ControlServer {
 
 fn accept(listener: &UnixListener, shared: &Arc<Shared>) {
     loop {
-        let stream = match listener.accept() {
-            Ok((stream, _)) => stream,
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
-            // Out of descriptors, say: later there may be some again.
-            Err(_) => {
+        let stream = match shared.control.door().let_in(listener) {
+            Came::Client(stream) => stream,
+            Came::Nobody => continue,
+            Came::Over => return,
+            Came::Failed => {
                 rest(Duration::from_millis(100));
                 continue;
             }

@@ -105,6 +105,12 @@ impl Giver {
     /// It stays: a guest that rests to be given away goes on, and one that was to rest does not.
     pub fn stays(&self) {
         self.control.stays();
+        self.control.door().open();
+    }
+
+    /// From when this returns no client is let in, until it [stays](Giver::stays): who comes waits for the other process.
+    pub fn lets_nobody_in(&self) {
+        self.control.door().shut();
     }
 
     /// Brings the guest to rest and says what it is, and since when it rests. It rests until it [stays](Giver::stays) or this

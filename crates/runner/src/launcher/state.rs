@@ -266,6 +266,7 @@ impl State {
             | FromVm::Ready { .. }
             | FromVm::Gives { .. }
             | FromVm::Keeps { .. }
+            | FromVm::LetsNobodyIn
             | FromVm::Refusals => Vec::new(),
         }
     }

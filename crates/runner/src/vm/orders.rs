@@ -21,7 +21,7 @@ use super::asking::Asking;
 use super::giving;
 use super::over::IsOver;
 use crate::trouble::OUR_FAULT;
-use crate::wire::{Channel, ToVm};
+use crate::wire::{Channel, FromVm, ToVm};
 
 /// How long a process may still take whose launcher is gone.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -165,6 +165,11 @@ impl Orders {
             // All of it was there before anything was built.
             ToVm::Given { .. } | ToVm::Renewed | ToVm::GoOn { .. } => {}
             ToVm::GiveAway => giving::give(&self.giver, &self.channel),
+            ToVm::LetNobodyIn => {
+                self.giver.lets_nobody_in();
+                // A launcher that is gone is heard of elsewhere.
+                let _ = self.channel.send(&FromVm::LetsNobodyIn, &[]);
+            }
             ToVm::Stays => self.giver.stays(),
             ToVm::CallsRefused { count } => host::jail::note_refused(count),
             ToVm::Refused { count } => self.devices.count_refused(count),

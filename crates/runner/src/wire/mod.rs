@@ -281,7 +281,9 @@ pub(crate) enum ToVm {
     /// Bring the guest to rest and give it away: another process is ready for it. Answered with [`FromVm::Gives`] or
     /// [`FromVm::Keeps`].
     GiveAway,
-    /// The guest stays: it is to go on, if it rests to be given away.
+    /// Let no more clients in: the guest is another process's in a moment. Answered with [`FromVm::LetsNobodyIn`].
+    LetNobodyIn,
+    /// The guest stays: it is to go on, if it rests to be given away, and clients come in.
     Stays,
     /// Go on with the guest that another process has given away: the descriptors with this are the log and a [`machine::Handed`].
     GoOn {
@@ -311,6 +313,8 @@ pub(crate) enum FromVm {
         /// Since when it rests, in microseconds.
         rested_us: u64,
     },
+    /// Who comes to the control socket waits there.
+    LetsNobodyIn,
     /// The guest is not given away, and goes on here.
     Keeps {
         /// Why.

@@ -179,6 +179,10 @@ impl Launcher {
                 self.seen(Seen::Keeps(Refused { why, help: None }));
                 None
             }
+            Said::Words(FromVm::LetsNobodyIn, _) => {
+                self.seen(Seen::Closed);
+                None
+            }
             Said::Words(FromVm::Ended(ended), _) => {
                 self.call_off("it has ended");
                 Some(Event::Vm(FromVm::Ended(Box::new(self.settled(*ended)))))
@@ -266,6 +270,7 @@ impl Launcher {
                     self.seen(Seen::Failed(Refused { why, help }));
                 }
             }
+            Step::Close => self.tell_vm(&ToVm::LetNobodyIn, None::<&OwnedFd>),
             Step::Commit => self.commit(),
             Step::CallOff(why) => self.keep(why),
         }

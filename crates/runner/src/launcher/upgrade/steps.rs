@@ -1,9 +1,9 @@
 //! How far an upgrade is, and what comes next: an event in, what is to be done out.
 //!
 //! ```text
-//! preparing --Ready--> resting --Gives--> building --Built--> over: the new process has the guest
-//!     |                   |                   |
-//!     `-------------------`-------------------`--(anything else)--> over: the old process keeps it
+//! preparing --Ready--> resting --Gives--> building --Built--> closing --Closed, TimeUp--> over: the new process has the guest
+//!     |                   |                   |                  |
+//!     `-------------------`-------------------`------------------`--(anything else)--> over: the old process keeps it
 //! ```
 //!
 //! Invariant. There is one step after which the new process has the guest and the old one is killed, and it is taken when all that
@@ -21,6 +21,9 @@ const RESTING_TIME: Duration = Duration::from_secs(120);
 /// How long a new one may take to go on with it. The guest stands still.
 const BUILDING_TIME: Duration = Duration::from_secs(10);
 
+/// How long the old one may take to let no more clients in. One that does not answer is killed with whom it has let in.
+const CLOSING_TIME: Duration = Duration::from_millis(500);
+
 /// What happens.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Seen {
@@ -32,6 +35,8 @@ pub(super) enum Seen {
     Keeps(Refused),
     /// The new one has built it.
     Built,
+    /// The old one lets no client in any more.
+    Closed,
     /// The new one cannot, or is gone.
     Failed(Refused),
     /// Something else is more important.
@@ -49,6 +54,8 @@ pub(super) enum Step {
     Ask,
     /// Hand it to the new one.
     Hand,
+    /// Have the old one let no more clients in, whom it would take along.
+    Close,
     /// Kill the old process, and have the new one run.
     Commit,
     /// Kill the new process, and have the old one go on.
@@ -60,6 +67,7 @@ enum Stage {
     Preparing,
     Resting,
     Building,
+    Closing,
     Over,
 }
 
@@ -101,9 +109,10 @@ impl Steps {
             (Stage::Over, _) => Step::Wait,
             (Stage::Preparing, Seen::Ready) => go(Stage::Resting, Some(RESTING_TIME), Step::Ask),
             (Stage::Resting, Seen::Gives) => go(Stage::Building, Some(BUILDING_TIME), Step::Hand),
-            (Stage::Building, Seen::Built) => go(Stage::Over, None, Step::Commit),
+            (Stage::Building, Seen::Built) => go(Stage::Closing, Some(CLOSING_TIME), Step::Close),
+            (Stage::Closing, Seen::Closed | Seen::TimeUp) => go(Stage::Over, None, Step::Commit),
             // Said twice, or too early: by a process that is not ours any more.
-            (_, Seen::Ready | Seen::Gives | Seen::Built) => Step::Wait,
+            (_, Seen::Ready | Seen::Gives | Seen::Built | Seen::Closed) => Step::Wait,
             (_, Seen::Keeps(why) | Seen::Failed(why)) => go(Stage::Over, None, Step::CallOff(why)),
             (_, Seen::CalledOff(why)) => {
                 let why = Refused {
@@ -155,21 +164,24 @@ mod tests {
 
     #[test]
     fn the_old_process_is_let_go_when_the_new_one_is_built_and_not_before() {
-        use Seen::{Built, Gives, Ready};
-        use Step::{Ask, Commit, Hand, Wait};
-        check(&[Ready, Gives, Built], &[Ask, Hand, Commit]);
+        use Seen::{Built, Closed, Gives, Ready, TimeUp};
+        use Step::{Ask, Close, Commit, Hand, Wait};
+        check(&[Ready, Gives, Built], &[Ask, Hand, Close]);
         check(&[Gives, Built, Ready, Ready], &[Wait, Wait, Ask, Wait]);
-        check(&[Ready, Built, Gives], &[Ask, Wait, Hand]);
-        check(
-            &[Ready, Gives, Built, Seen::Failed(refused("late"))],
-            &[Ask, Hand, Commit, Wait],
-        );
+        check(&[Ready, Closed, Built, Gives], &[Ask, Wait, Wait, Hand]);
+        let late = Seen::Failed(refused("late"));
+        for closed in [Closed, TimeUp] {
+            check(
+                &[Ready, Gives, Built, closed, late.clone()],
+                &[Ask, Hand, Close, Commit, Wait],
+            );
+        }
     }
 
     #[test]
     fn whatever_fails_before_that_has_the_old_process_go_on() {
-        let way = [Seen::Ready, Seen::Gives];
-        let done = [Step::Ask, Step::Hand];
+        let way = [Seen::Ready, Seen::Gives, Seen::Built];
+        let done = [Step::Ask, Step::Hand, Step::Close];
         for so_far in 0..=way.len() {
             let why = || refused("why");
             let check_end = |end: Seen, expected: Refused| {
@@ -180,6 +192,10 @@ mod tests {
             check_end(Seen::Failed(why()), why());
             check_end(Seen::Keeps(why()), why());
             check_end(Seen::CalledOff("why"), why());
+            // When all is done but that the old process lets clients in, time is no reason.
+            if so_far == way.len() {
+                continue;
+            }
             let mut steps = Steps::begin(Instant::now());
             for seen in &way[..so_far] {
                 steps.take(seen.clone(), Instant::now());
