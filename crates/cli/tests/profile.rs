@@ -22,7 +22,7 @@ fn the_kernels_hottest_function_is_named_and_all_shares_sum_to_all() {
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report.json");
     // Zeros are made by one function of the kernel, by one instruction of its, and thrown away.
-    let line = "dd if=/dev/zero of=/dev/null bs=1M count=20000 2>/dev/null; exit 7";
+    let line = "dd if=/dev/zero of=/dev/null bs=1M count=200000 2>/dev/null; exit 7";
     let ran = mother.run(&[
         "--engine",
         "soft",
