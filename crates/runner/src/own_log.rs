@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Format;
 
 use crate::warning::Warning;
 
@@ -65,7 +66,10 @@ pub fn log_to<W: Write>(
         Some(filter) => log.with_env_filter(filter).try_init(),
         None => log
             .with_env_filter(EnvFilter::new("warn"))
-            .event_format(Warning::default())
+            .event_format(Warning {
+                is_a_log,
+                of_a_log: Format::default(),
+            })
             .try_init(),
     };
 }
@@ -76,7 +80,7 @@ pub(crate) fn is_raw(is_raw: bool) {
 }
 
 /// Whether nobody sits there, so that times are wanted.
-pub(crate) fn is_a_log() -> bool {
+fn is_a_log() -> bool {
     ROOM.load(Ordering::Relaxed) != u64::MAX
 }
 

@@ -9,12 +9,11 @@ use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::own_log;
-
 /// `warning: TEXT`, or `error: TEXT`, with causes behind it.
-#[derive(Default)]
 pub(crate) struct Warning {
-    of_a_log: Format<Full>,
+    /// Whether a log is written by now.
+    pub is_a_log: fn() -> bool,
+    pub of_a_log: Format<Full>,
 }
 
 impl<S, N> FormatEvent<S, N> for Warning
@@ -28,7 +27,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        if own_log::is_a_log() {
+        if (self.is_a_log)() {
             return self.of_a_log.format_event(context, writer, event);
         }
         let mut words = Words::default();
@@ -81,10 +80,14 @@ mod tests {
     }
 
     fn check(say: impl FnOnce(), expected: &str) {
+        let warning = Warning {
+            is_a_log: || false,
+            of_a_log: Format::default(),
+        };
         let kept = Kept::default();
         let writer = kept.clone();
         let subscriber = tracing_subscriber::fmt()
-            .event_format(Warning::default())
+            .event_format(warning)
             .with_writer(move || writer.clone())
             .finish();
         tracing::subscriber::with_default(subscriber, say);

@@ -83,7 +83,8 @@ mod tests {
         doors.iter().for_each(|door| door.shut());
         std::thread::scope(|scope| {
             for (number, door) in doors.iter().enumerate() {
-                let (listener, sender) = (Arc::clone(&listener), sender.clone());
+                let listener = Arc::clone(&listener);
+                let sender = sender.clone();
                 scope.spawn(move || {
                     loop {
                         match door.let_in(&listener) {
